@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every step that people, CI and hooks run. `make` alone prints the list.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PORT ?= 8080
+HOST ?= 127.0.0.1
+MODEL ?=
+FLAGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup serve test check test-e2e test-long bench-start lock snapshot demo-model format clean
+
+help: ## Print this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## Install everything into .venv, from the lock (idempotent)
+
+$(VENV)/.ready: requirements/install.sh requirements/cpu.lock requirements/dev.lock pyproject.toml
+	@PYTHON="$(PYTHON)" VENV="$(VENV)" sh requirements/install.sh
+	@touch $@
+
+serve: setup ## Serve the demo model, or MODEL=...; PORT=, HOST=, FLAGS="..." are passed on
+	@$(BIN)/lmi serve $(if $(MODEL),$(MODEL),--demo) --host $(HOST) --port $(PORT) $(FLAGS)
+
+test: check test-e2e ## Everything a change can break
+
+check: setup ## The fast part: format, lint, layers, types, tests without an engine
+	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
+	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
+	@$(BIN)/mypy
+	@$(BIN)/pytest -q -m "pure or vllm"
+
+test-e2e: setup ## Tests that start the real engine on the demo model
+	@$(BIN)/pytest -q -m engine
+
+bench-start: setup ## Time to ready beside vLLM's own server, three alternating starts
+	@$(BIN)/python benchmarks/start.py
+
+lock: setup ## Rewrite requirements/*.lock from pyproject.toml
+	@sh requirements/lock.sh
+
+snapshot: setup ## Rewrite the snapshot of vLLM's arguments
+	@$(BIN)/python -m serving.engine.snapshot
+
+demo-model: setup ## Train the demo model and its adapters again
+	@$(BIN)/python -m serving.demo.train
+
+format: setup ## Format the code and mend what the linter can
+	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --quiet --fix .
+
+clean: ## Remove .venv and caches
+	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

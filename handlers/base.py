@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The contract between routers and handlers: one request in, one response out, streamed or not."""
+
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """One request as it came in.
+
+    Attributes:
+        body: the raw bytes.
+        headers: lower-case names; the last of a repeated header.
+        request_id: the id in logs and in the `x-request-id` header of the answer.
+    """
+
+    body: bytes
+    headers: Mapping[str, str]
+    request_id: str
+
+    @property
+    def content_type(self) -> str | None:
+        """The header as sent."""
+        return self.headers.get("content-type")
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceResponse:
+    """One answer.
+
+    Attributes:
+        body: all bytes, or a generator of what to write, one item per write. The router pulls the first item before it
+            sends the status, so that every failure up to there is an ordinary error, and always closes the generator.
+        media_type: the exact `content-type`.
+    """
+
+    body: bytes | AsyncGenerator[bytes]
+    media_type: str
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Handler(Protocol):
+    """What to do with requests; one object per server."""
+
+    async def start(self) -> None:
+        """Gets ready; called once, before the first request."""
+        ...
+
+    async def handle(self, request: InferenceRequest) -> InferenceResponse:
+        """Answers one request; cancelled when the client leaves.
+
+        Raises:
+            ServingError: what went wrong before the first byte.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Releases what `start` took; called once, after the last request."""
+        ...

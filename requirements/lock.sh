@@ -1,0 +1,14 @@
+#!/bin/sh
+# SPDX-License-Identifier: Apache-2.0
+# Rewrites cpu.lock and dev.lock from pyproject.toml and cpu.in. Called by `make lock`; needs uv.
+set -eu
+cd "$(dirname "$0")/.."
+uv="$(command -v uv || echo .venv/bin/uv)"
+links="${PIP_FIND_LINKS:-} $(.venv/bin/python -m pip config get global.find-links 2>/dev/null || true)"
+set -- --quiet --upgrade --python-version 3.11 --override requirements/cpu-overrides.txt --no-header --no-annotate
+for link in $links; do set -- "$@" --find-links "$link"; done
+"$uv" pip compile "$@" --extra cpu pyproject.toml requirements/cpu.in -o requirements/cpu.lock
+all="$(mktemp)"
+"$uv" pip compile "$@" --group dev -c requirements/cpu.lock -o "$all"
+grep -vxFf requirements/cpu.lock "$all" > requirements/dev.lock
+rm "$all"

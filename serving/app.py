@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP application: our routes, middlewares and error handlers. vLLM's are attached to it by `cli.py`."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+
+from serving import error_responses
+from serving.config.options import ServerSettings
+from serving.middleware import BodyLimit, RequestHeaders
+from serving.routers import health, invocations
+from serving.routers.context import Context
+
+ROUTERS = (health.router, invocations.router)
+
+
+def create_app(
+    context: Context,
+    settings: ServerSettings,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
+    attach: Callable[[FastAPI], None] | None = None,
+    **options: Any,
+) -> FastAPI:
+    """An app that answers our routes.
+
+    Args:
+        context: the routes' collaborators.
+        settings: the server's own settings.
+        lifespan: runs around the time the app serves.
+        attach: puts further routes on the app, after ours and before the error handlers that speak for all.
+        options: for FastAPI itself.
+    """
+    app = FastAPI(title="LMI Server", version=version("lmi-server"), lifespan=lifespan, **options)
+    app.state.lmi = context
+    for router in ROUTERS:
+        app.include_router(router)
+    if attach is not None:
+        attach(app)
+    error_responses.register(app)
+    app.add_middleware(BodyLimit, limit=settings.max_request_size)
+    app.add_middleware(RequestHeaders)
+    return app

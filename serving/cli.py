@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The `lmi` command. `serve` is where everything is put together: configuration, engine, handler, app, server."""
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import typer
+from typer.core import TyperCommand
+
+from serving import demo, log
+from serving.config.command_line import USAGE, wants_help
+from serving.config.host import Host
+from serving.config.resolve import ResolvedConfig, resolve
+from serving.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+app = typer.Typer(
+    help="LMI Server: AWS LMI's contract on vLLM, in one process.", no_args_is_help=True, add_completion=False
+)
+
+
+class _RawCommand(TyperCommand):
+    """Leaves its arguments to the command: vLLM's flags are not a general parser's."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.args = list(args)
+        return []
+
+
+@app.callback()
+def _commands() -> None:
+    """Makes `lmi` a group even with one command."""
+
+
+@app.command("serve", cls=_RawCommand, add_help_option=False)
+def serve_command(ctx: typer.Context) -> None:
+    """Serve a model: `lmi serve MODEL`, `lmi serve --demo`; takes every flag of `vllm serve`."""
+    raise typer.Exit(serve(ctx.args))
+
+
+def main() -> None:
+    """Entry point of the command `lmi`."""
+    app()
+
+
+def serve(argv: Sequence[str]) -> int:
+    """Runs `lmi serve` with `argv` until it is told to stop; returns the exit code."""
+    began = time.monotonic()
+    if wants_help(argv):
+        print(USAGE)
+        return 0
+    log.setup()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        config = resolve(os.environ, argv, Host.local(os.environ), demo.MODEL_DIR)
+        for warning in config.warnings:
+            logger.warning("%s", warning)
+        return _serve(config, began)
+    except ConfigError as error:
+        for problem in error.problems:
+            print(f"lmi: error: {problem}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        logger.info("stopped while starting")
+        return 0
+
+
+def _serve(config: ResolvedConfig, began: float) -> int:
+    from serving.server import bind
+
+    values = config.vllm_arguments
+    with bind(values["host"], values["port"], values.get("uds")) as sock:
+        os.environ.update(config.environment)
+        if "TORCHDYNAMO_DISABLE" in config.environment:
+            logger.warning("no C++ compiler found: the engine runs without compiled kernels, which is slower")
+        import uvloop
+
+        from serving.engine.engine_args import namespace
+
+        args = namespace(values)
+        code: int = uvloop.run(_run(config, args, sock, began))
+        return code
+
+
+async def _run(config: ResolvedConfig, args: Namespace, sock: socket.socket, began: float) -> int:
+    """Engine, handler, app and server, in this order; the engine is closed whatever happens."""
+    from handlers.resolve import resolve as resolve_handler
+    from serving.app import create_app
+    from serving.engine import vllm_app
+    from serving.engine.vllm_engine import VllmEngine
+    from serving.health import Health
+    from serving.routers.context import Context
+    from serving.server import Server
+
+    engine = VllmEngine(args, config.adapters)
+    try:
+        await engine.start()
+        handler = resolve_handler(engine)
+        await handler.start()
+        health = Health(engine)
+        application = create_app(
+            Context(config.model_name, handler, health),
+            config.server,
+            lifespan=vllm_app.lifespan,
+            attach=partial(vllm_app.attach, state=engine.state, tasks=engine.tasks, model_config=engine.model_config),
+            **vllm_app.fastapi_options(args),
+        )
+        options = vllm_app.uvicorn_options(args)
+        server = Server(application, engine, health, config.server.shutdown_delay, args.shutdown_timeout, options)
+        refresher = vllm_app.refresh_certificates(args, server.config.ssl)
+        code = await server.run(sock, partial(_announce, config, sock, began))
+        if refresher is not None:
+            refresher.stop()
+        await handler.close()
+        return code
+    finally:
+        await engine.close()
+
+
+def _announce(config: ResolvedConfig, sock: socket.socket, began: float) -> None:
+    """Says that the server is ready, with a command that shows it."""
+    address = sock.getsockname()
+    where = f"--unix-socket {address} http://localhost" if isinstance(address, str) else _url(config, *address[:2])
+    body = json.dumps({"inputs": "What is LoRA?", "parameters": {"max_new_tokens": 40}})
+    key = " -H 'authorization: Bearer YOUR_KEY'" if config.vllm_arguments.get("api_key") else ""
+    print(
+        f"lmi: model {config.model_name} is ready after {time.monotonic() - began:.1f} s. Try:\n"
+        f"curl -s {where}/invocations -H 'content-type: application/json'{key} -d '{body}'",
+        flush=True,
+    )
+
+
+def _url(config: ResolvedConfig, host: str, port: int) -> str:
+    scheme = "https" if config.vllm_arguments.get("ssl_certfile") else "http"
+    name = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+    return f"{scheme}://{name}:{port}"
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """SIGTERM while starting: leave as on SIGINT, which ends the engine's processes on the way out."""
+    raise KeyboardInterrupt

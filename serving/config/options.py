@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LMI's own options, one field each: the only place that knows their names, types, defaults and vLLM targets.
+
+`LmiOptions` covers `option.*` and `OPTION_*`; `ServerSettings` covers the server's keys and `SERVING_*`. Everything
+else under `option.` is an argument of vLLM (`vllm_arguments.py`) and passes through.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from serving.config.values import parse_bool, parse_int
+
+Bool = Annotated[bool, BeforeValidator(lambda value: parse_bool(value) if isinstance(value, str) else value)]
+Int = Annotated[int, BeforeValidator(lambda value: parse_int(value) if isinstance(value, str) else value)]
+
+
+@dataclass(frozen=True, slots=True)
+class EngineArg:
+    """Marks an option that becomes the vLLM argument `name`; that name is then an alias of the option."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """Marks an option that has these variables besides its `OPTION_` or `SERVING_` one, weaker than it."""
+
+    names: tuple[str, ...]
+
+
+_DTYPES = {
+    "auto": "auto",
+    "float32": "float32", "float": "float32", "fp32": "float32",
+    "float16": "float16", "half": "float16", "fp16": "float16",
+    "bfloat16": "bfloat16", "bf16": "bfloat16",
+}  # fmt: skip
+
+
+def _dtype(value: Any) -> str:
+    name = _DTYPES.get(str(value).strip().lower())
+    if name is None:
+        raise ValueError(f"expected one of {', '.join(_DTYPES)}, got {value!r}")
+    return name
+
+
+def _degree(value: Any) -> int | str:
+    text = str(value).strip().lower()
+    return "max" if text == "max" else parse_int(text)
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class LmiOptions(_Table):
+    """The options under `option.` and `OPTION_` that mean something to LMI. One field says all there is to say."""
+
+    model_id: Annotated[str | None, EngineArg("model")] = Field(
+        None, description="Model to serve: a Hugging Face id or a local directory. Unset: the model directory."
+    )
+    revision: Annotated[str | None, EngineArg("revision")] = Field(
+        None, description="Branch, tag or commit of a Hugging Face model."
+    )
+    trust_remote_code: Annotated[Bool, EngineArg("trust_remote_code")] = Field(
+        False, description="Let the model's own Python code run."
+    )
+    dtype: Annotated[str, BeforeValidator(_dtype), EngineArg("dtype")] = Field(
+        "auto", description="Type of weights and activations: `auto`, `fp32`, `fp16`, `bf16` or vLLM's names."
+    )
+    tensor_parallel_degree: Annotated[
+        Literal["max"] | Annotated[int, Field(ge=1)],
+        BeforeValidator(_degree),
+        EngineArg("tensor_parallel_size"),
+        Env(("TENSOR_PARALLEL_DEGREE",)),
+    ] = Field("max", description="GPUs that share one copy of the model; `max` takes every visible one.")
+    max_rolling_batch_size: Annotated[Int, EngineArg("max_num_seqs")] = Field(
+        256, ge=1, description="Most sequences in one engine step."
+    )
+    enable_lora: Annotated[Bool, EngineArg("enable_lora")] = Field(
+        False, description="Serve LoRA adapters; those in `adapters/` beside the model are loaded at start."
+    )
+    max_loras: Annotated[Int, EngineArg("max_loras")] = Field(
+        4, ge=1, description="Most different adapters in one engine step."
+    )
+
+
+class ServerSettings(_Table):
+    """The server's own keys: unprefixed in `serving.properties`, `SERVING_*` as variables."""
+
+    max_request_size: Int = Field(64 * 1024 * 1024, ge=1, description="Longest request body, in bytes.")
+    shutdown_delay: Int = Field(
+        0, ge=0, description="Seconds after SIGTERM in which requests are still accepted while `/ping` answers 503."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One row of the tables, as the rest of `config/` reads it.
+
+    Attributes:
+        name: LMI's spelling.
+        canonical: the name its value is kept under: the vLLM argument where it has one, else `name`.
+        table: the class it belongs to.
+        variables: environment variables besides the regular one.
+    """
+
+    name: str
+    canonical: str
+    table: type[LmiOptions] | type[ServerSettings]
+    variables: tuple[str, ...]
+
+
+@cache
+def options() -> dict[str, Option]:
+    """Every row of both tables, by every name it answers to."""
+    rows: dict[str, Option] = {}
+    for table in (LmiOptions, ServerSettings):
+        for name, field in table.model_fields.items():
+            target = next((mark.name for mark in field.metadata if isinstance(mark, EngineArg)), None)
+            variables = next((mark.names for mark in field.metadata if isinstance(mark, Env)), ())
+            row = Option(field.alias or name, target or name, table, variables)
+            rows |= {row.name: row, row.canonical: row}
+    return rows

@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`resolve`: variables, flags and files of one machine to one `ResolvedConfig`, or a `ConfigError` with all problems.
+
+A pure function of its arguments; imports neither vLLM nor HTTP. Called by `cli.py` and by the conformance tests.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from serving.config import model as model_location
+from serving.config.command_line import CommandLine, scan
+from serving.config.host import Host
+from serving.config.options import LmiOptions, ServerSettings, options
+from serving.config.sources import Effective, Setting, from_environment, from_properties, from_yaml, merge
+from serving.config.vllm_arguments import arguments
+from serving.errors import ConfigError, Problem
+
+_GIB = 1024**3
+_T = TypeVar("_T", LmiOptions, ServerSettings)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedConfig:
+    """Everything that was decided before vLLM is asked.
+
+    Attributes:
+        model_name: the endpoint's name (`/predictions/{model_name}`).
+        model_dir: directory with the model's own files, or None for a hub id alone.
+        adapters: name to directory of the LoRA adapters to load at start.
+        vllm_arguments: argument name to typed value; what is absent keeps vLLM's default.
+        options: LMI's options, typed.
+        server: the server's own settings, typed.
+        environment: variables to set before vLLM is imported.
+        effective: every value given, with its origin and what it overrode.
+        warnings: sentences for the log.
+    """
+
+    model_name: str
+    model_dir: Path | None
+    adapters: Mapping[str, Path]
+    vllm_arguments: Mapping[str, Any]
+    options: LmiOptions
+    server: ServerSettings
+    environment: Mapping[str, str]
+    effective: Mapping[str, Effective]
+    warnings: Sequence[str] = field(default=())
+
+    @property
+    def served_model_names(self) -> list[str]:
+        """Names that OpenAI bodies may use; the first one is the default and stands in answers."""
+        return list(self.vllm_arguments["served_model_name"])
+
+
+def resolve(env: Mapping[str, str], argv: Sequence[str], host: Host, demo_dir: Path) -> ResolvedConfig:
+    """One configuration from all sources.
+
+    Args:
+        env: environment variables.
+        argv: arguments after the command word.
+        host: the machine.
+        demo_dir: what `--demo` serves.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    line = scan(argv)
+    if line.problems:
+        raise ConfigError(line.problems)
+    location = model_location.locate(line, env, host, demo_dir)
+    effective = merge(_layers(line, env, location))
+    warnings = _unknown(effective)
+    problems: list[Problem] = []
+    given = {name: entry for name, entry in effective.items() if entry.setting.known}
+    lmi = _table(LmiOptions, given, problems)
+    server = _table(ServerSettings, given, problems)
+    passed = _pass_through(given, problems)
+    if problems or lmi is None or server is None:
+        raise ConfigError(problems)
+    if lmi.model_id is None:
+        raise model_location.nothing_to_serve()
+    model_location.check_model_id(lmi.model_id, effective["model"].setting.origin, host)
+    values = passed | _engine_arguments(lmi, lmi.model_id, host)
+    return ResolvedConfig(
+        model_name=model_location.endpoint_name(location, lmi.model_id),
+        model_dir=location.directory,
+        adapters=_adapters(location.directory) if lmi.enable_lora else {},
+        vllm_arguments=values | _defaults(values, env, host),
+        options=lmi,
+        server=server,
+        environment=_environment(env, host),
+        effective=effective,
+        warnings=warnings,
+    )
+
+
+def _layers(line: CommandLine, env: Mapping[str, str], location: model_location.ModelLocation) -> list[list[Setting]]:
+    """Strongest first; the located model stands where its strength puts it."""
+    model = {location.strength: [location.model]} if location.model is not None else {}
+    layers = [[setting for setting in line.settings if setting.name != "model"], model.get("hub", [])]
+    if line.config_file is not None:
+        layers.append(from_yaml(Path(line.config_file)))
+    if location.directory is not None and (location.directory / "serving.properties").is_file():
+        layers.append(from_properties(location.directory / "serving.properties"))
+    return [*layers, model.get("directory", []), *from_environment(env), model.get("store", [])]
+
+
+def _unknown(effective: Mapping[str, Effective]) -> list[str]:
+    """One warning per name that neither LMI nor vLLM knows, with the nearest name that one of them does."""
+    known = [*options(), *arguments()]
+    warnings = []
+    for name, entry in effective.items():
+        if not entry.setting.known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            warnings.append(f"unknown option {name} ({entry.setting.origin}) has no effect{hint}")
+    return warnings
+
+
+def _table(table: type[_T], given: Mapping[str, Effective], problems: list[Problem]) -> _T | None:
+    """The rows of `table` that somebody set, typed; each value that does not fit is a problem."""
+    rows = {row.name: row.canonical for row in options().values() if row.table is table}
+    texts = {name: given[canonical].setting.text for name, canonical in rows.items() if canonical in given}
+    try:
+        return table.model_validate({name: text for name, text in texts.items() if text.lower() not in ("", "none")})
+    except ValidationError as error:
+        for fault in error.errors():
+            name = str(fault["loc"][0])
+            text = fault["msg"].removeprefix("Value error, ")
+            problems.append(Problem("VALIDATION", f"{name}={texts[name]!r}: {text}", given[rows[name]].setting.origin))
+        return None
+
+
+def _pass_through(given: Mapping[str, Effective], problems: list[Problem]) -> dict[str, Any]:
+    """VLLM arguments that no LMI option stands for, typed by the snapshot."""
+    values: dict[str, Any] = {}
+    for name, entry in given.items():
+        argument = arguments().get(name)
+        if argument is None or name in options():
+            continue
+        try:
+            value = argument.parse(entry.setting.text)
+        except ValueError as error:
+            problems.append(Problem("ARGPARSE", f"{name}={entry.setting.text!r}: {error}", entry.setting.origin))
+        else:
+            if value is not None:
+                values[name] = value
+    return values
+
+
+def _engine_arguments(lmi: LmiOptions, model: str, host: Host) -> dict[str, Any]:
+    """LMI's options in vLLM's words."""
+    return {
+        "model": model,
+        "revision": lmi.revision,
+        "trust_remote_code": lmi.trust_remote_code,
+        "dtype": lmi.dtype,
+        "tensor_parallel_size": (
+            max(host.device_count, 1) if lmi.tensor_parallel_degree == "max" else lmi.tensor_parallel_degree
+        ),
+        "max_num_seqs": lmi.max_rolling_batch_size,
+        "enable_lora": lmi.enable_lora,
+        # vLLM's CPU kernels give rows without an adapter the one in the last slot, so that slot must stay empty.
+        "max_loras": lmi.max_loras + (1 if lmi.enable_lora and host.device_count == 0 else 0),
+    }
+
+
+def _defaults(values: Mapping[str, Any], env: Mapping[str, str], host: Host) -> dict[str, Any]:
+    """Values for vLLM arguments that nobody set and whose vLLM default does not fit this server."""
+    defaults: dict[str, Any] = {
+        "host": "127.0.0.1",
+        "port": 8080,
+        "served_model_name": list(dict.fromkeys(["lmi", values["model"]])),
+        "shutdown_timeout": 15,
+    }
+    if host.device_count == 0:
+        if "VLLM_CPU_KVCACHE_SPACE" not in env and "gpu_memory_utilization" not in values:
+            # vLLM would ask for 92 % of the machine's memory.
+            defaults["kv_cache_memory_bytes"] = min(4 * _GIB, host.memory_bytes // 4)
+        if not host.has_cxx_compiler:
+            defaults["enforce_eager"] = True
+    return {name: value for name, value in defaults.items() if name not in values}
+
+
+def _adapters(model_dir: Path | None) -> dict[str, Path]:
+    """Name to directory of every adapter in `adapters/` beside the model, by name."""
+    if model_dir is None:
+        return {}
+    return {config.parent.name: config.parent for config in sorted(model_dir.glob("adapters/*/adapter_config.json"))}
+
+
+def _environment(env: Mapping[str, str], host: Host) -> dict[str, str]:
+    """Variables vLLM reads at import; what the user set stays."""
+    wanted = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn", "VLLM_MAX_STOP_STRINGS": "1024"}
+    if host.device_count == 0 and not host.has_cxx_compiler:
+        wanted["TORCHDYNAMO_DISABLE"] = "1"
+    return {name: value for name, value in wanted.items() if name not in env}

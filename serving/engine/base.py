@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine as the rest of the server sees it. `vllm_engine.py` is the real one, tests have a fake."""
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Protocol
+
+from serving.schemas.generation import GenerationChunk, GenerationRequest, OpenAIRequest
+
+
+class Engine(Protocol):
+    """Generates text, one request independent of the other."""
+
+    @property
+    def adapters(self) -> Sequence[str]:
+        """Names of the adapters that requests may name."""
+        ...
+
+    @property
+    def is_dead(self) -> bool:
+        """The engine process is gone; nothing will be generated any more."""
+        ...
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests handed over and not finished, whichever route they came from."""
+        ...
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk]:
+        """Generates from one prompt. Closing the generator aborts the request in the engine.
+
+        Yields:
+            Chunks in engine order; the last one of each choice has `finish_reason`.
+
+        Raises:
+            PayloadError: a field, the prompt's length or the model name is refused.
+            EngineError: the engine failed on this request.
+            EngineDead: the engine process is gone.
+        """
+        ...
+
+    async def openai(self, request: OpenAIRequest, headers: Mapping[str, str]) -> bytes | AsyncGenerator[bytes]:
+        """Answers a body in OpenAI's words the way vLLM does.
+
+        Args:
+            request: the body.
+            headers: of the HTTP request, lower-case names; vLLM reads ids and trace context from them.
+
+        Returns:
+            The JSON object, or, where the body asks for a stream, one JSON object (no newline) per item.
+
+        Raises:
+            PayloadError, EngineError, EngineDead: as in `generate`, before the first item; later the last item of the
+                stream is vLLM's error object.
+        """
+        ...

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Copies what the engine's processes print, so that a failed start can say why.
+
+vLLM reports a failed engine process as "see root cause above"; the cause stands only in that process's output. While
+the engine starts, standard output and error go through a pipe each; a thread passes everything on and keeps the tail.
+"""
+
+import os
+import re
+import threading
+from collections import deque
+from types import TracebackType
+
+_TAIL_LINES = 400
+_PREFIX = re.compile(r"^(\([^)]*pid=\d+\)\s*)?([A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\]\s*)?")
+_EXCEPTION = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt)): (.+)")
+_CONSEQUENCES = ("Engine core initialization failed", "WorkerProc initialization failed", "Executor failed")
+
+
+class ChildOutput:
+    """A context in which child processes inherit the pipes; the threads go on for as long as a child writes."""
+
+    def __init__(self) -> None:
+        self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
+        self._saved: list[tuple[int, int]] = []
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> "ChildOutput":
+        for descriptor in (1, 2):
+            original = os.dup(descriptor)
+            reader, writer = os.pipe()
+            os.dup2(writer, descriptor)
+            os.close(writer)
+            self._saved.append((descriptor, original))
+            thread = threading.Thread(target=self._pass_on, args=(reader, original), daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for descriptor, original in self._saved:
+            os.dup2(original, descriptor)
+        if error is not None:
+            self.join()
+
+    def join(self, timeout_s: float = 2.0) -> None:
+        """Waits until the children's last lines are passed on."""
+        for thread in self._threads:
+            thread.join(timeout_s)
+
+    def root_cause(self) -> str | None:
+        """The last exception that a child printed and that is not a mere consequence of another; None if none did."""
+        for line in reversed(self._tail):
+            match = _EXCEPTION.match(_PREFIX.sub("", line).strip())
+            if match and not any(text in line for text in _CONSEQUENCES):
+                return match[2].strip() if match[1] in ("ValueError", "RuntimeError", "OSError") else match[0].strip()
+        return None
+
+    def _pass_on(self, reader: int, original: int) -> None:
+        with os.fdopen(reader, "rb", buffering=0) as pipe:
+            rest = b""
+            while data := pipe.read(65536):
+                os.write(original, data)
+                *lines, rest = (rest + data).split(b"\n")
+                self._tail.extend(line.decode("utf-8", "replace") for line in lines)

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vLLM's async engine behind the `Engine` protocol. vLLM's errors become ours here, and nowhere else.
+
+Started by `cli.py`; requests come from handlers. vLLM's own routes use the same gate and serving objects (`vllm_app`).
+"""
+
+import asyncio
+import itertools
+import logging
+import time
+from argparse import Namespace
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.datastructures import State
+from starlette.requests import Request
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.entrypoints.launchers.cli_args import propagate_flash_late_interaction
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
+from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMServerError
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.usage.usage_lib import UsageContext
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from serving.engine import vllm_app
+from serving.engine.child_output import ChildOutput
+from serving.engine.gate import EngineGate
+from serving.errors import ConfigError, EngineDead, EngineError, EngineOverloaded, PayloadError, Problem
+from serving.schemas.generation import GenerationChunk, GenerationRequest, OpenAIRequest, Token
+
+logger = logging.getLogger(__name__)
+
+_OPENAI = {
+    "completion": (CompletionRequest, "openai_serving_completion", "create_completion"),
+    "chat": (ChatCompletionRequest, "openai_serving_chat", "create_chat_completion"),
+}
+_DATA = b"data: "
+_REMEDIES = (
+    (
+        ("memory", "KV cache"),
+        "lower option.max_model_len, option.max_rolling_batch_size or option.gpu_memory_utilization",
+    ),
+    (("trust_remote_code",), "set option.trust_remote_code=true if you trust the model's code"),
+    (
+        ("Repo id", "huggingface", "Hugging Face", "offline"),
+        "check the model id, HF_TOKEN and the network, or give a local directory",
+    ),
+    (("dtype",), "choose another option.dtype"),
+    (("not supported",), "see vLLM's list of supported models and quantization methods"),
+)
+"""Words in an engine's start failure, and what most often helps."""
+
+
+class VllmEngine:
+    """vLLM's `AsyncLLM` with its serving objects, started once and closed once."""
+
+    def __init__(self, args: Namespace, adapters: Mapping[str, Path]):
+        self._args = args
+        self._adapters = adapters
+        self._output = ChildOutput()
+        self._ids = itertools.count()
+        self._client: AsyncLLM
+        self.gate: EngineGate
+        self.state: State
+        self.tasks: tuple[str, ...]
+
+    async def start(self) -> None:
+        """Loads the model, builds vLLM's serving objects, loads the adapters and warms one request up.
+
+        Raises:
+            ConfigError: the engine does not start (`ENGINE`), with the cause and what to change.
+        """
+        try:
+            self._client = self._launch()
+            await self._client.reset_mm_cache()
+            self.tasks = tuple(await self._client.get_supported_tasks())
+            self.gate = EngineGate(self._client)
+            self.state = await vllm_app.build_state(self.gate, self._args, self.tasks)
+        except Exception as error:
+            logger.debug("engine start failed", exc_info=True)
+            text = _one_line(self._output.root_cause() or error)
+            remedy = next((remedy for words, remedy in _REMEDIES if any(word in text for word in words)), "")
+            raise ConfigError([Problem("ENGINE", f"the engine does not start: {text}", remedy=remedy)]) from None
+        for name, path in self._adapters.items():
+            await self._load_adapter(name, path)
+        if "generate" in self.tasks:
+            await self._warm_up()
+
+    async def close(self, timeout_s: float = 0) -> None:
+        """Ends the engine's processes; requests in flight get `timeout_s` seconds to finish."""
+        if hasattr(self, "_client"):
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, partial(self._client.shutdown, timeout=timeout_s))
+            self._output.join()
+
+    @property
+    def adapters(self) -> Sequence[str]:
+        """Names of the adapters that requests may name."""
+        return list(self.state.openai_serving_models.lora_requests)
+
+    @property
+    def is_dead(self) -> bool:
+        """The engine process is gone."""
+        return bool(self._client.errored)
+
+    @property
+    def num_in_flight(self) -> int:
+        """Requests handed over and not finished."""
+        return self.gate.num_in_flight
+
+    @property
+    def model_config(self) -> Any:
+        """VLLM's configuration of the loaded model."""
+        return self._client.model_config
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk]:
+        """As `Engine.generate`."""
+        with _our_errors():
+            async with aclosing(await self._submit(request)) as outputs:
+                async for output in outputs:
+                    for choice in output.outputs:
+                        if choice.finish_reason == "error":
+                            raise EngineError("the engine failed on this request")
+                        yield _chunk(output, choice, request.fields)
+
+    async def openai(self, request: OpenAIRequest, headers: Mapping[str, str]) -> bytes | AsyncGenerator[bytes]:
+        """As `Engine.openai`."""
+        model, serving_name, method = _OPENAI[request.kind]
+        with _our_errors():
+            serving = getattr(self.state, serving_name)
+            if serving is None:
+                raise PayloadError(f"this model does not answer {request.kind} requests")
+            body = model.model_validate(dict(request.body))
+            answer = await getattr(serving, method)(body, _raw_request(headers))
+            _refuse(answer)
+        if isinstance(answer, AsyncGenerator):
+            return _objects(answer)
+        return bytes(answer.model_dump_json(), "utf-8")
+
+    async def _submit(self, request: GenerationRequest) -> AsyncGenerator[RequestOutput]:
+        serving = self.state.openai_serving_completion
+        if serving is None:
+            raise PayloadError("this model does not generate text")
+        limit = self._client.model_config.max_model_len
+        body = CompletionRequest.model_validate({**request.fields, "prompt": request.prompt, "model": request.model})
+        # LMI's clients send very large values to mean "as much as fits".
+        body.max_tokens = min(body.max_tokens or 0, limit)
+        body.stream = request.stream
+        inputs = _refuse(await serving.render_completion_request(body))
+        num_tokens = get_max_tokens(
+            limit,
+            body.max_tokens,
+            serving._extract_prompt_len(inputs[0]),
+            serving.default_sampling_params,
+            serving.override_max_tokens,
+            truncate_prompt_tokens=body.truncate_prompt_tokens,
+        )
+        generator: AsyncGenerator[RequestOutput] = self.gate.generate(
+            inputs[0],
+            body.to_sampling_params(num_tokens, serving.default_sampling_params),
+            f"lmi-{request.request_id or 'internal'}-{next(self._ids)}",
+            lora_request=serving._maybe_get_adapters(body),
+            priority=body.priority,
+        )
+        return generator
+
+    def _launch(self) -> AsyncLLM:
+        engine_args = AsyncEngineArgs.from_cli_args(self._args)
+        propagate_flash_late_interaction(self._args, engine_args)
+        config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+        with self._output:
+            return AsyncLLM.from_vllm_config(
+                vllm_config=config,
+                usage_context=UsageContext.OPENAI_API_SERVER,
+                enable_log_requests=engine_args.enable_log_requests,
+                aggregate_engine_logging=engine_args.aggregate_engine_logging,
+                disable_log_stats=engine_args.disable_log_stats,
+            )
+
+    async def _load_adapter(self, name: str, path: Path) -> None:
+        """One broken adapter does not keep the others, or the model, from being served."""
+        request = LoadLoRAAdapterRequest(lora_name=name, lora_path=str(path))
+        result = await self.state.openai_serving_models.load_lora_adapter(request)
+        if isinstance(result, ErrorResponse):
+            logger.error("adapter %s is not available: %s", name, _one_line(result.error.message))
+
+    async def _warm_up(self) -> None:
+        """The first request with log-probabilities compiles a helper, which would cost a client seconds."""
+        began = time.monotonic()
+        fields = {"max_tokens": 2, "min_tokens": 1, "temperature": 0.0, "logprobs": 1}
+        async with aclosing(self.generate(GenerationRequest([0], fields, stream=True))) as chunks:
+            async for _ in chunks:
+                pass
+        logger.info("warmed up in %.1f s", time.monotonic() - began)
+
+
+def _chunk(output: RequestOutput, choice: CompletionOutput, fields: Mapping[str, Any]) -> GenerationChunk:
+    chunk = GenerationChunk(
+        index=choice.index,
+        text=choice.text,
+        tokens=[],
+        num_tokens=len(choice.token_ids),
+        finish_reason=choice.finish_reason,
+        stop_reason=choice.stop_reason,
+        num_prompt_tokens=len(output.prompt_token_ids or ()),
+    )
+    if choice.logprobs:
+        for token_id, ranked in zip(choice.token_ids, choice.logprobs, strict=True):
+            chosen = ranked[token_id]
+            chunk.tokens.append(Token(token_id, chosen.decoded_token or "", chosen.logprob))
+        if fields["logprobs"] > 1:
+            chunk.top_tokens = [
+                [Token(key, one.decoded_token or "", one.logprob) for key, one in ranked.items()]
+                for ranked in choice.logprobs
+            ]
+    if output.prompt_logprobs and output.prompt_token_ids:
+        chunk.prompt_tokens = [
+            Token(
+                token_id,
+                (ranked[token_id].decoded_token or "") if ranked else "",
+                ranked[token_id].logprob if ranked else None,
+            )
+            for token_id, ranked in zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
+        ]
+    return chunk
+
+
+async def _objects(events: AsyncGenerator[str]) -> AsyncGenerator[bytes]:
+    """VLLM's event texts (`data: {...}`) as the objects inside; an error before the first object is raised."""
+    is_first = True
+    async with aclosing(events):
+        async for event in events:
+            data = event.encode().strip().removeprefix(_DATA)
+            if data == b"[DONE]" or data.startswith(b":"):
+                continue
+            if is_first and data.startswith(b'{"error"'):
+                _refuse(ErrorResponse.model_validate_json(data))
+            is_first = False
+            yield data
+
+
+def _refuse(answer: Any) -> Any:
+    """`answer`, unless it is vLLM's error object."""
+    if not isinstance(answer, ErrorResponse):
+        return answer
+    text = _one_line(answer.error.message)
+    if answer.error.code == 503:
+        raise EngineOverloaded(text)
+    raise PayloadError(text) if answer.error.code < 500 else EngineError(text)
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    try:
+        yield
+    except EngineDeadError:
+        raise EngineDead from None
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors())
+        raise PayloadError(f"Input parsing failed: {_one_line(faults)}") from None
+    except GracefulHTTPError as error:
+        raise EngineOverloaded(_one_line(error)) from None
+    except VLLMServerError as error:
+        raise EngineError(_one_line(error)) from error
+    except (VLLMClientError, ValueError, TypeError, OverflowError, NotImplementedError) as error:
+        raise PayloadError(f"Input parsing failed: {_one_line(error)}") from None
+
+
+def _one_line(error: object) -> str:
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def _raw_request(headers: Mapping[str, str]) -> Request:
+    """What vLLM's serving objects read ids and trace context from."""
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": raw, "query_string": b"", "state": {}})

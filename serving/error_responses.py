@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one place where an error becomes a status and a body, or the last line of a stream.
+
+LMI routes speak LMI's envelopes (contract: http 8): `{"code", "error"}` for payload faults, `{"code", "type",
+"message"}` for everything else. vLLM's routes keep upstream's handlers, which `vllm_app.attach` registers.
+"""
+
+import json
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from serving.errors import MethodNotAllowed, PayloadError, PayloadTooLarge, RouteNotFound, ServingError
+
+_UPSTREAM_PREFIXES = ("/v1/", "/inference/", "/cohere/")
+
+
+def is_upstream(path: str) -> bool:
+    """The path belongs to a route family whose errors look as upstream's do."""
+    return path.startswith(_UPSTREAM_PREFIXES)
+
+
+def response(error: ServingError) -> Response:
+    """The answer on an LMI route; the connection is closed, as LMI does after every error."""
+    headers = {"connection": "close"}
+    if isinstance(error, PayloadTooLarge):
+        return Response(status_code=error.http_status, headers=headers)
+    body = json.dumps(_envelope(error), ensure_ascii=False, indent=None if isinstance(error, PayloadError) else 2)
+    return Response(body + "\n", error.http_status, headers, media_type="application/json")
+
+
+def last_line(error: ServingError) -> bytes:
+    """What ends a stream that failed after its first byte."""
+    detail = {"message": str(error), "type": error.code, "code": int(error.http_status)}
+    return json.dumps({"error": detail}, ensure_ascii=False).encode() + b"\n"
+
+
+def register(app: FastAPI) -> None:
+    """Answers our errors, and unknown routes and methods, on `app`; call after vLLM's handlers are there."""
+
+    async def ours(request: Request, error: ServingError) -> Response:
+        return response(error)
+
+    async def routing(request: Request, error: HTTPException) -> Response:
+        if is_upstream(request.url.path):
+            return _openai(error)
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            return response(RouteNotFound())
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            return response(MethodNotAllowed())
+        return _openai(error)
+
+    app.add_exception_handler(ServingError, ours)  # type: ignore[arg-type]  # starlette types handlers by Exception
+    app.add_exception_handler(HTTPException, routing)  # type: ignore[arg-type]
+
+
+def _envelope(error: ServingError) -> dict[str, object]:
+    code = int(error.http_status)
+    if isinstance(error, PayloadError):
+        return {"code": code, "error": str(error)}
+    return {"code": code, "type": error.code, "message": str(error)}
+
+
+def _openai(error: HTTPException) -> Response:
+    """OpenAI's envelope, as vLLM words it."""
+    phrase = HTTPStatus(error.status_code).phrase
+    body = {"error": {"message": error.detail, "type": phrase, "param": None, "code": error.status_code}}
+    return Response(json.dumps(body), error.status_code, error.headers, media_type="application/json")

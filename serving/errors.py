@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that can go wrong, as one tree; standard library only.
+
+::
+
+    ServingError                  http_status, code (LMI's `type`)
+    |-- ConfigError               the server cannot start: one or more `Problem`s
+    |-- ClientError
+    |   |-- PayloadError          424: the body cannot be served as it is
+    |   |   `-- AdapterNotFound   424: the request names an adapter that is not loaded
+    |   |-- PayloadTooLarge       413
+    |   |-- ModelNotFound         404
+    |   |-- RouteNotFound         404
+    |   `-- MethodNotAllowed      405
+    `-- EngineError               500: the engine failed on this request
+        |-- EngineOverloaded      503: a queue limit of the engine is reached
+        |-- EngineDead            500: the engine process is gone, ours is about to exit
+        `-- ModelNotReady         503: starting, or shutting down
+
+`serving/error_responses.py` turns these into a status and a body; nothing else chooses either.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+
+
+class ServingError(Exception):
+    """Base of every error this server raises on purpose.
+
+    Attributes:
+        http_status: the status on LMI routes.
+        code: LMI's name for this kind of error, the `type` of its JSON body.
+    """
+
+    http_status: HTTPStatus = HTTPStatus.INTERNAL_SERVER_ERROR
+    code: str = "InternalServerException"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One reason why the server cannot start, told so that the reader knows what to change.
+
+    Attributes:
+        kind: one of the contract's names: `BAD_INT`, `VALIDATION`, `CONFLICT`, `ARGPARSE`, `ENGINE`, `NOT_FOUND`,
+            `CAPACITY`, `UNSUPPORTED`, `PROPS_SYNTAX`, `USAGE`.
+        text: what is wrong, the option and its value included.
+        origin: where the value stands, such as `serving.properties line 3`; empty where there is none.
+        remedy: what to do about it; may be empty.
+    """
+
+    kind: str
+    text: str
+    origin: str = ""
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        where = f" ({self.origin})" if self.origin else ""
+        remedy = f"; {self.remedy}" if self.remedy else ""
+        return f"{self.text}{where}{remedy}"
+
+
+class ConfigError(ServingError):
+    """The configuration cannot be served; carries every problem found, not only the first."""
+
+    code = "IllegalConfigurationException"
+
+    def __init__(self, problems: Sequence[Problem]):
+        super().__init__("; ".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+    @property
+    def exit_code(self) -> int:
+        """2 for a command line that cannot be read, as every command does; 1 otherwise."""
+        return 2 if any(problem.kind == "USAGE" for problem in self.problems) else 1
+
+
+class ClientError(ServingError):
+    """The caller's mistake; never logged as ours."""
+
+    http_status = HTTPStatus.BAD_REQUEST
+    code = "BadRequestException"
+
+
+class PayloadError(ClientError):
+    """The body cannot be read or cannot be served; 424 on LMI routes, as LMI's clients expect."""
+
+    http_status = HTTPStatus.FAILED_DEPENDENCY
+
+
+class AdapterNotFound(PayloadError):
+    """The request names an adapter that is not loaded."""
+
+    def __init__(self, name: str, available: Sequence[str]):
+        super().__init__(
+            f"Input parsing failed: LoRA adapter {name} not found in registry. Available adapters: {sorted(available)}"
+        )
+
+
+class PayloadTooLarge(ClientError):
+    """The body is longer than `max_request_size` bytes."""
+
+    http_status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class ModelNotFound(ClientError):
+    """The path or a header names a model that is not the one served."""
+
+    http_status = HTTPStatus.NOT_FOUND
+    code = "ModelNotFoundException"
+
+    def __init__(self, name: str):
+        super().__init__(f"Model or workflow not found: {name}")
+
+
+class RouteNotFound(ClientError):
+    """No route answers this path."""
+
+    http_status = HTTPStatus.NOT_FOUND
+    code = "ResourceNotFoundException"
+
+    def __init__(self) -> None:
+        super().__init__("Requested resource is not found, please refer to API document.")
+
+
+class MethodNotAllowed(ClientError):
+    """The path exists, but not for this method."""
+
+    http_status = HTTPStatus.METHOD_NOT_ALLOWED
+    code = "MethodNotAllowedException"
+
+    def __init__(self) -> None:
+        super().__init__("Requested method is not allowed, please refer to API document.")
+
+
+class EngineError(ServingError):
+    """The engine failed on this request; others may go on."""
+
+    code = "EngineException"
+
+
+class EngineOverloaded(EngineError):
+    """The engine takes no more requests right now."""
+
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "WlmCapacityException"
+
+
+class EngineDead(EngineError):
+    """The engine process is gone. Requests in flight get this, then our process exits."""
+
+    def __init__(self) -> None:
+        super().__init__("Inference Engine Failure")
+
+
+class ModelNotReady(EngineError):
+    """The engine is not ready to take requests, or not any more."""
+
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "WlmException"
+
+    def __init__(self, name: str):
+        super().__init__(f"Model is not ready: {name}")

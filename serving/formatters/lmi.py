@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LMI's async-mode answers: one JSON object, or one JSON line per token (contract: schemas 2.1, 2.2).
+
+Token lines are written from a template; only text and numbers are encoded per token.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from json.encoder import encode_basestring
+from typing import Any
+
+from serving.formatters.base import JSON, JSON_LINES, finish_word
+from serving.schemas.generation import GenerationChunk, LmiRequest, Token
+
+_LINE = '{"index": %d, "token": {"id": %d, "text": %s, "logprob": %s}, "generated_text": %s, "details": %s}\n'
+_END = "\n\n"
+"""LMI ends a stream with two blank lines."""
+_LOWEST = -9999.0
+"""What stands for a log-probability of minus infinity, which JSON cannot say; vLLM uses the same."""
+
+
+class LmiFormatter:
+    """The format of `/invocations` unless something else was asked for."""
+
+    media_type = JSON
+    stream_media_type = JSON_LINES
+
+    def whole(self, request: LmiRequest, answers: Sequence[GenerationChunk]) -> bytes:
+        """One object, or a list of them where the request was a list; ends with a newline."""
+        objects = [_answer(request, number, chunk) for number, chunk in enumerate(answers)]
+        return json.dumps(objects if request.is_batch else objects[0], ensure_ascii=False).encode() + b"\n"
+
+    def stream(self, request: LmiRequest) -> "LmiStream":
+        """A formatter for one stream."""
+        return LmiStream(request)
+
+
+class LmiStream:
+    """One stream of token lines; keeps the text of each choice for its last line."""
+
+    def __init__(self, request: LmiRequest):
+        prompt = request.generations[0].prompt
+        self._request = request
+        self._texts: dict[int, list[str]] = defaultdict(
+            lambda: [prompt] if request.return_full_text and isinstance(prompt, str) else []
+        )
+        self._num_tokens: dict[int, int] = defaultdict(int)
+        self._finished = 0
+
+    def step(self, chunk: GenerationChunk) -> bytes:
+        """One line per new token; a choice's last line carries its whole text and the details."""
+        index, last = chunk.index, len(chunk.tokens) - 1
+        self._texts[index].append(chunk.text)
+        self._num_tokens[index] += chunk.num_tokens
+        text, details = "null", "null"
+        lines = []
+        for position, (token, piece) in enumerate(zip(chunk.tokens, _pieces(chunk), strict=True)):
+            if position == last and chunk.finish_reason is not None:
+                text, details = self._last(chunk)
+            lines.append(_LINE % (index, token.id, encode_basestring(piece), _number(token.logprob), text, details))
+        if chunk.finish_reason is not None:
+            self._finished += 1
+            if self._finished == int(self._request.generations[0].fields.get("n", 1)):
+                lines.append(_END)
+        return "".join(lines).encode()
+
+    def _last(self, chunk: GenerationChunk) -> tuple[str, str]:
+        text = encode_basestring("".join(self._texts[chunk.index]))
+        if not self._request.details:
+            return text, "null"
+        return text, json.dumps(
+            {
+                "finish_reason": finish_word(chunk),
+                "stop_reason": chunk.stop_reason,
+                "seed": self._request.seed,
+                "generated_tokens": self._num_tokens[chunk.index],
+                "input_length": chunk.num_prompt_tokens,
+            },
+            ensure_ascii=False,
+        )
+
+
+def _answer(request: LmiRequest, number: int, chunk: GenerationChunk) -> dict[str, Any]:
+    prompt = request.generations[number].prompt
+    full = request.return_full_text and isinstance(prompt, str)
+    answer: dict[str, Any] = {"generated_text": f"{prompt}{chunk.text}" if full else chunk.text}
+    if request.details:
+        answer["details"] = {
+            "finish_reason": finish_word(chunk),
+            "stop_reason": chunk.stop_reason,
+            "generated_tokens": chunk.num_tokens,
+            "seed": request.seed,
+            "prefill": [_token(token) for token in chunk.prompt_tokens],
+            "tokens": [_token(token) for token in chunk.tokens],
+        }
+        if request.top_n_tokens:
+            answer["details"]["top_tokens"] = [[_token(token) for token in step] for step in chunk.top_tokens]
+    return answer
+
+
+def _token(token: Token) -> dict[str, Any]:
+    logprob = None if token.logprob is None else max(token.logprob, _LOWEST)
+    return {"id": token.id, "text": token.text, "logprob": logprob}
+
+
+def _number(logprob: float | None) -> str:
+    return "null" if logprob is None else repr(max(logprob, _LOWEST))
+
+
+def _pieces(chunk: GenerationChunk) -> list[str]:
+    """The chunk's text, split over its tokens so that the pieces join to it exactly."""
+    if len(chunk.tokens) == 1:
+        return [chunk.text]
+    pieces, rest = [], chunk.text
+    for token in chunk.tokens:
+        piece = token.text if token.text and rest.startswith(token.text) else ""
+        pieces.append(piece)
+        rest = rest[len(piece) :]
+    if pieces:
+        pieces[-1] += rest
+    return pieces

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pure ASGI middlewares for every route: request ids and LMI's response headers, the body limit.
+
+Put on the app by `app.py`. They see one message per write and build nothing per token.
+"""
+
+import asyncio
+import uuid
+from contextlib import suppress
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from serving import error_responses
+from serving.errors import PayloadTooLarge
+
+REQUEST_ID = "x-request-id"
+_DISCARD_S = 10.0
+_LMI_HEADERS = {
+    "pragma": "no-cache",
+    "cache-control": "no-cache; no-store, must-revalidate, private",
+    "expires": "Thu, 01 Jan 1970 00:00:00 UTC",
+}
+
+
+class RequestHeaders:
+    """Gives each request an id, the client's where it sent one, and each answer the headers LMI sends."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's own contract
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = Headers(scope=scope).get(REQUEST_ID) or str(uuid.uuid4())
+        scope.setdefault("state", {})["request_id"] = request_id
+        extra = {} if error_responses.is_upstream(scope["path"]) else _LMI_HEADERS
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.setdefault(REQUEST_ID, request_id)
+                for name, value in extra.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, with_headers)
+
+
+class BodyLimit:
+    """Refuses bodies above `limit` bytes: before reading where the length is told, else while reading."""
+
+    def __init__(self, app: ASGIApp, limit: int):
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's own contract
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        told = Headers(scope=scope).get("content-length")
+        if told is None:
+            await self._counted(scope, receive, send)
+        elif told.isdigit() and int(told) > self._limit:
+            if "100-continue" not in Headers(scope=scope).get("expect", ""):
+                await _discard(receive)
+            await _too_large()(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
+
+    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A chunked body: whatever the route answers once the limit is passed, the client gets the refusal."""
+        num_read = 0
+
+        async def counted() -> Message:
+            nonlocal num_read
+            message = await receive()
+            num_read += len(message.get("body", b""))
+            if num_read > self._limit:
+                raise PayloadTooLarge
+            return message
+
+        async def refused(message: Message) -> None:
+            if num_read <= self._limit:
+                await send(message)
+            elif message["type"] == "http.response.start":
+                await _too_large()(scope, receive, send)
+
+        await self._app(scope, counted, refused)
+
+
+async def _discard(receive: Receive) -> None:
+    """Reads on for a while: closing on a client that still sends would reset the connection before it reads 413."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_DISCARD_S):
+            while (await receive()).get("more_body", False):
+                pass
+
+
+def _too_large() -> Response:
+    return error_responses.response(PayloadTooLarge())

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`POST /invocations` and `POST /predictions/{model}`: LMI and OpenAI bodies, told apart by their fields."""
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from serving.errors import MethodNotAllowed, ModelNotFound
+from serving.routers.context import context
+from serving.routers.streaming import answer
+
+router = APIRouter(tags=["inference"])
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "description": "`inputs` and `parameters` (LMI), `prompt` or `messages` (OpenAI).",
+                    "example": {"inputs": "What is LoRA?", "parameters": {"max_new_tokens": 40}},
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("/invocations", summary="Generate", openapi_extra=_BODY)
+async def invocations(request: Request) -> Response:
+    """Answers the one model that is served."""
+    return await answer(context(request).handler, request)
+
+
+@router.post("/predictions/{model}", summary="Generate, naming the model", openapi_extra=_BODY)
+@router.post("/models/{model}/invoke", summary="The same, as multi-model hosting asks for it", openapi_extra=_BODY)
+async def predictions(model: str, request: Request) -> Response:
+    """As `/invocations`; 404 for any other model than the one that is served."""
+    _check(model, request)
+    return await answer(context(request).handler, request)
+
+
+@router.get("/predictions/{model}", include_in_schema=False)
+async def predictions_by_get(model: str, request: Request) -> Response:
+    """Tells an unknown model from a wrong method."""
+    _check(model, request)
+    raise MethodNotAllowed
+
+
+def _check(model: str, request: Request) -> None:
+    if model != context(request).model_name:
+        raise ModelNotFound(model)

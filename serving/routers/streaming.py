@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a request for as long as its client is there, and writes the answer. Used by every inference route.
+
+Work and stream each run beside a task that waits for the client to leave; when it does they are cancelled, which aborts
+the request in the engine.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Coroutine
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from handlers.base import Handler, InferenceRequest, InferenceResponse
+from serving import error_responses
+from serving.errors import ServingError
+
+logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_CLIENT_LEFT = 499
+"""Never sent, as nobody is there; it stands in the access log."""
+
+
+async def answer(handler: Handler, request: Request) -> Response:
+    """Handles `request` and returns what to send, once the first byte of the answer exists.
+
+    Raises:
+        ServingError: anything that went wrong before that byte.
+    """
+    inference = InferenceRequest(await request.body(), dict(request.headers), request.state.request_id)
+    done, result = await _while_connected(_first_byte(handler, inference), request.receive)
+    return result if done and result is not None else Response(status_code=_CLIENT_LEFT)
+
+
+async def _first_byte(handler: Handler, request: InferenceRequest) -> Response:
+    try:
+        result = await handler.handle(request)
+        headers = dict(result.headers)
+        if isinstance(result.body, bytes):
+            return Response(result.body, result.status, headers, result.media_type)
+        return await _Stream.opened(result, request.request_id)
+    except Exception as error:
+        raise _ours(error, request.request_id) from error
+
+
+class _Stream(Response):
+    """An answer whose body is a generator with its first item already pulled."""
+
+    def __init__(self, result: InferenceResponse, body: AsyncGenerator[bytes], first: bytes, request_id: str):
+        super().__init__(None, result.status, dict(result.headers), result.media_type)
+        del self.headers["content-length"]
+        self._items = body
+        self._first = first
+        self._request_id = request_id
+
+    @classmethod
+    async def opened(cls, result: InferenceResponse, request_id: str) -> "_Stream":
+        """Pulls the first item; what that raises is an ordinary error."""
+        body = result.body
+        assert not isinstance(body, bytes)
+        return cls(result, body, await anext(body, b""), request_id)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _while_connected(self._write(send), receive)
+
+    async def _write(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self._first, "more_body": True})
+        try:
+            async for item in self._items:
+                await send({"type": "http.response.body", "body": item, "more_body": True})
+        except Exception as error:
+            line = error_responses.last_line(_ours(error, self._request_id))
+            await send({"type": "http.response.body", "body": line, "more_body": True})
+        finally:
+            await self._items.aclose()
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def _while_connected(work: Coroutine[Any, Any, _T], receive: Receive) -> tuple[bool, _T | None]:
+    """Whether `work` came to its end before the client left, and its result; cancels it otherwise."""
+    task = asyncio.ensure_future(work)
+    left = asyncio.ensure_future(_disconnected(receive))
+    try:
+        await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return True, task.result()
+        return False, None
+    finally:
+        left.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+def _ours(error: Exception, request_id: str) -> ServingError:
+    """`error` if it is one of ours; anything else is a bug, told to the log and not to the client."""
+    if isinstance(error, ServingError):
+        return error
+    logger.error("request %s failed", request_id, exc_info=error)
+    return ServingError("internal error; the server's log has the details")
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

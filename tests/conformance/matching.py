@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compares an answer with an expectation. `<int>`, `<str>`, `<float>`, `<any>`, `<uuid>`, `<re:...>` are patterns."""
+
+import json
+import re
+from typing import Any
+
+import httpx
+
+_KINDS = {"<int>": int, "<str>": str, "<float>": (int, float)}
+_UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+def assert_matches(actual: Any, expected: Any, where: str, exact: bool = False) -> None:
+    """`actual` is what `expected` says; objects may have further keys unless `exact`."""
+    if isinstance(expected, str) and expected.startswith("<") and expected.endswith(">"):
+        _assert_pattern(actual, expected, where)
+    elif isinstance(expected, dict):
+        assert isinstance(actual, dict), f"{where}: {actual!r} is not an object"
+        if exact:
+            assert set(actual) == set(expected), f"{where}: keys {sorted(actual)}, expected {sorted(expected)}"
+        for key, value in expected.items():
+            assert key in actual, f"{where}: no {key!r} in {actual!r}"
+            assert_matches(actual[key], value, f"{where}.{key}", exact)
+    elif isinstance(expected, list):
+        assert isinstance(actual, list), f"{where}: {actual!r} is not a list"
+        assert len(actual) == len(expected), f"{where}: {len(actual)} items, expected {len(expected)}"
+        for number, value in enumerate(expected):
+            assert_matches(actual[number], value, f"{where}[{number}]", exact)
+    else:
+        assert actual == expected, f"{where}: {actual!r}, expected {expected!r}"
+
+
+def assert_response(response: httpx.Response, expect: dict[str, Any]) -> None:
+    """The whole of one HTTP answer: status, headers, body or lines."""
+    assert response.status_code == expect["status"], response.text
+    for name, value in expect.get("headers", {}).items():
+        if value is None:
+            assert name not in response.headers
+        else:
+            assert_matches(response.headers.get(name), value, f"header {name}")
+    if "json" in expect:
+        assert_matches(response.json(), expect["json"], "body")
+    if "json_equal" in expect:
+        assert_matches(response.json(), expect["json_equal"], "body", exact=True)
+    if "body" in expect:
+        assert response.text == expect["body"]
+    if "lines" in expect:
+        _assert_lines(response.text, expect["lines"])
+
+
+def _assert_lines(text: str, expect: dict[str, Any]) -> None:
+    """`count`, `each`, `first`, `last`, `texts` and how many blank lines end the stream (`blank`)."""
+    lines = [json.loads(line) for line in text.split("\n") if line]
+    if "count" in expect:
+        assert len(lines) == expect["count"], text
+    for number, line in enumerate(lines):
+        assert_matches(line, expect.get("each", {}), f"line {number}")
+    assert_matches(lines[0], expect.get("first", {}), "first line")
+    assert_matches(lines[-1], expect.get("last", {}), "last line")
+    if "tokens" in expect:
+        assert [line["token"]["text"] for line in lines] == expect["tokens"]
+    if "ids" in expect:
+        assert [line["token"]["id"] for line in lines] == expect["ids"]
+    if "blank" in expect:
+        assert text.endswith("\n" * (expect["blank"] + 1)), repr(text[-20:])
+        assert not text.endswith("\n" * (expect["blank"] + 2)), repr(text[-20:])
+
+
+def _assert_pattern(actual: Any, pattern: str, where: str) -> None:
+    if pattern == "<any>":
+        return
+    if pattern.startswith("<re:"):
+        assert isinstance(actual, str), f"{where}: {actual!r} is not a string"
+        assert re.search(pattern[4:-1], actual, re.DOTALL), f"{where}: {actual!r} does not match {pattern}"
+    elif pattern == "<uuid>":
+        assert isinstance(actual, str), f"{where}: {actual!r} is not a string"
+        assert re.fullmatch(_UUID, actual), f"{where}: {actual!r}"
+    else:
+        value = int(actual) if pattern == "<int>" and isinstance(actual, str) and actual.isdigit() else actual
+        assert isinstance(value, _KINDS[pattern]), f"{where}: {actual!r} is not {pattern}"
+        assert not isinstance(value, bool), f"{where}: {actual!r} is not {pattern}"

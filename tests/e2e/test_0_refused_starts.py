@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts that must fail: a non-zero exit code and one line that says why and what to change."""
+
+import socket
+import subprocess
+
+import pytest
+
+from serving import demo
+from tests.e2e.process import LMI
+
+pytestmark = pytest.mark.engine
+
+
+def refused(*arguments: str, timeout_s: float = 120) -> tuple[int, list[str]]:
+    """Exit code of `lmi serve` with these arguments, and the lines it calls errors."""
+    done = subprocess.run([LMI, "serve", *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
+    return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("lmi: error:")]
+
+
+def test_unknown_flag() -> None:
+    code, lines = refused("--demo", "--max-modle-len", "10")
+    assert code == 2
+    assert lines == ["lmi: error: unknown flag --max-modle-len; did you mean --max-model-len?; see lmi serve --help"]
+
+
+def test_missing_model_directory() -> None:
+    code, (line,) = refused("/no/such/model")
+    assert code == 1
+    assert "directory '/no/such/model' does not exist" in line
+    assert "give a model" in line
+
+
+def test_port_in_use() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        code, (line,) = refused("--demo", "--port", str(port))
+    assert code == 1
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in line
+    assert "--port" in line
+
+
+def test_value_of_the_wrong_type() -> None:
+    code, lines = refused("--demo", "--max-num-seqs", "many", "--dtype", "float17")
+    assert code == 1
+    assert len(lines) == 2
+    assert any("max_rolling_batch_size='many'" in line and "--max-num-seqs" in line for line in lines)
+    assert any("dtype='float17'" in line and "bfloat16" in line for line in lines)
+
+
+def test_engine_that_refuses(tmp_path) -> None:
+    code, (line,) = refused("--demo", "--port", "0", "--max-model-len", "999999")
+    assert code == 1
+    assert "999999" in line
+    assert "max_model_len" in line
+
+
+def test_model_without_weights(tmp_path) -> None:
+    """The reason stands only in the output of the engine's own process."""
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((demo.MODEL_DIR / name).read_bytes())
+    code, (line,) = refused(str(tmp_path), "--port", "0", "--enforce-eager")
+    assert code == 1
+    assert "the engine does not start" in line
+    assert "Cannot find any model weights" in line

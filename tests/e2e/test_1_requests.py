@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a user does first, on the real engine. The files of this folder run in order; this one only asks."""
+
+import asyncio
+import json
+import subprocess
+
+import httpx
+import openai
+import pytest
+
+from serving import demo
+from tests.conformance.cases import Case, cases
+from tests.conformance.exchange import check
+from tests.e2e.process import LmiProcess
+
+pytestmark = pytest.mark.engine
+
+QUESTION = "What is LoRA?"
+ANSWER = demo.answers()[QUESTION]
+CHAT = [{"role": "user", "content": QUESTION}]
+
+
+@pytest.mark.parametrize("case", [*cases("http", "real"), *cases("schemas", "real")], ids=str)
+async def test_contract(case: Case, url: str, record_property) -> None:
+    record_property("case", (case.contract, case.id, bool(case.deviation)))
+    values = {"model": "model", "long": "many words " * 3000, "oversized": "x" * (65 * 1024 * 1024)}
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        await check(case, client, values)
+
+
+def test_printed_command(server: LmiProcess) -> None:
+    done = subprocess.run(["sh", "-c", server.command], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == {"generated_text": ANSWER}
+
+
+def test_curl_of_the_readme(url: str) -> None:
+    body = '{"inputs":"What is LoRA?","parameters":{"max_new_tokens":40}}'
+    command = ["curl", "-s", "-d", body, "-H", "content-type: application/json", f"{url}/invocations"]
+    assert json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout) == {
+        "generated_text": ANSWER
+    }
+
+
+@pytest.mark.parametrize("question", demo.answers())
+def test_every_answer(url: str, question: str) -> None:
+    payload = {"inputs": question, "parameters": {"max_new_tokens": 40}, "stream": True}
+    lines = [json.loads(line) for line in httpx.post(f"{url}/invocations", json=payload).text.split("\n") if line]
+    assert "".join(line["token"]["text"] for line in lines) == demo.answers()[question]
+    assert lines[-1]["generated_text"] == demo.answers()[question]
+    assert all(line["token"]["logprob"] <= 0 for line in lines)
+
+
+@pytest.mark.parametrize("adapter", demo.adapter_names())
+def test_adapters_beside_the_model(url: str, adapter: str) -> None:
+    payload = {"inputs": QUESTION, "adapters": adapter, "parameters": {"max_new_tokens": 40}}
+    assert httpx.post(f"{url}/invocations", json=payload).json() == {"generated_text": demo.answers(adapter)[QUESTION]}
+
+
+def test_openai_sdk(url: str) -> None:
+    client = openai.OpenAI(base_url=f"{url}/v1", api_key="unused")
+    whole = client.chat.completions.create(model="lmi", messages=CHAT)
+    assert whole.choices[0].message.content == ANSWER
+    assert whole.choices[0].finish_reason == "stop"
+    stream = client.chat.completions.create(model="lmi", messages=CHAT, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in stream) == ANSWER
+    assert "lmi" in [model.id for model in client.models.list()]
+
+
+def test_openai_bodies_on_lmi_routes(url: str) -> None:
+    whole = httpx.post(f"{url}/invocations", json={"messages": CHAT}).json()
+    assert whole["choices"][0]["message"]["content"] == ANSWER
+    completion = httpx.post(f"{url}/predictions/model", json={"prompt": QUESTION, "max_tokens": 40}).json()
+    assert completion["choices"][0]["text"] == ANSWER
+    answer = httpx.post(f"{url}/invocations", json={"messages": CHAT, "stream": True})
+    assert answer.headers["content-type"] == "application/jsonlines"
+    assert answer.text.endswith("}\n\n")
+    lines = [json.loads(line) for line in answer.text.splitlines() if line]
+    assert lines[0]["choices"][0]["delta"]["role"] == "assistant"
+    assert "".join(line["choices"][0]["delta"].get("content") or "" for line in lines) == ANSWER
+
+
+def test_logprobs_are_the_engines(url: str) -> None:
+    payload = {"inputs": QUESTION, "parameters": {"max_new_tokens": 40, "details": True, "top_n_tokens": 2}}
+    details = httpx.post(f"{url}/invocations", json=payload).json()["details"]
+    upstream = httpx.post(
+        f"{url}/v1/completions", json={"prompt": QUESTION, "max_tokens": 40, "logprobs": 2, "temperature": 0}
+    ).json()["choices"][0]["logprobs"]
+    assert details["finish_reason"] == "eos_token"
+    assert details["generated_tokens"] == len(details["tokens"]) == len(upstream["tokens"])
+    assert [token["text"] for token in details["tokens"]] == upstream["tokens"]
+    assert [token["logprob"] for token in details["tokens"]] == pytest.approx(upstream["token_logprobs"], abs=1e-3)
+    assert all(len(step) == 2 for step in details["top_tokens"])
+
+
+def test_metrics(url: str) -> None:
+    text = httpx.get(f"{url}/metrics").text
+    assert "vllm:num_requests_running" in text
+    assert 'handler="/invocations"' in text
+
+
+async def test_mixed_requests_at_once(url: str) -> None:
+    """Concurrent answers equal the single ones, and a bad request among them harms nobody."""
+    limits = httpx.Limits(max_connections=40)
+    async with httpx.AsyncClient(base_url=url, timeout=60, limits=limits) as client:
+
+        async def ask(question: str, adapter: str | None) -> None:
+            payload = {"inputs": question, "parameters": {"max_new_tokens": 40}, "adapters": adapter or ""}
+            answer = await client.post("/invocations", json=payload)
+            assert answer.json() == {"generated_text": demo.answers(adapter)[question]}
+
+        async def fail() -> None:
+            answer = await client.post("/invocations", json={"inputs": QUESTION, "parameters": {"top_p": 7}})
+            assert answer.status_code == 424
+
+        asks = [ask(question, adapter) for question in demo.answers() for adapter in (None, *demo.adapter_names())]
+        await asyncio.gather(*asks, *(fail() for _ in range(5)))

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clients that leave, signals, and the engine's death. Ends the shared server, so it runs last on it."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from serving import demo
+from tests.e2e.process import LmiProcess, metric, wait_for_metric
+
+pytestmark = pytest.mark.engine
+
+RUNNING = "vllm:num_requests_running"
+GENERATED = "vllm:generation_tokens_total"
+MANY = {"n": 16, "ignore_eos": True}
+"""Sixteen choices keep even a fast engine busy for longer than the test needs to leave."""
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/invocations", {"inputs": "Tell", "stream": True, "parameters": {"max_new_tokens": 1900, **MANY}}),
+        ("/invocations", {"inputs": "Tell", "parameters": {"max_new_tokens": 1900, **MANY}}),
+        ("/invocations", {"messages": [{"role": "user", "content": "Tell"}], "stream": True, **MANY}),
+        ("/invocations", {"prompt": "Tell", "max_tokens": 1900, **MANY}),
+        ("/v1/completions", {"prompt": "Tell", "max_tokens": 1900, "stream": True, **MANY}),
+        ("/v1/completions", {"prompt": "Tell", "max_tokens": 1900, **MANY}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "Tell"}], "stream": True, **MANY}),
+    ],
+    ids=["lmi-stream", "lmi", "lmi-chat-stream", "lmi-prompt", "v1-stream", "v1", "v1-chat-stream"],
+)
+def test_client_leaves(url: str, path: str, body: dict) -> None:
+    """Closing the socket aborts the request in the engine."""
+    before = metric(url, GENERATED)
+    data = json.dumps(body).encode()
+    host, port = url.removeprefix("http://").split(":")
+    head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(data)}\r\n\r\n"
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(head.encode() + data)
+        if body.get("stream"):
+            assert connection.recv(15).startswith(b"HTTP/1.1 200")
+        wait_for_metric(url, RUNNING, 16, 5)
+    wait_for_metric(url, RUNNING, 0, 2)
+    assert 0 < metric(url, GENERATED) - before < 16 * 1900
+
+
+def test_sigterm_finishes_streams_in_flight(server: LmiProcess) -> None:
+    """Ten streams run to their end, new connections are refused, the exit code is 0, nothing is left behind."""
+    num_tokens = 800
+    fields = {"max_new_tokens": num_tokens, "ignore_eos": True, "details": True}
+    body = {"inputs": "Tell", "stream": True, "parameters": fields}
+    answers: list[list[str]] = [[] for _ in range(10)]
+    all_started = threading.Barrier(11)
+
+    def stream(lines: list[str]) -> None:
+        with client.stream("POST", f"{server.url}/invocations", json=body) as answer:
+            assert answer.status_code == 200
+            all_started.wait(20)
+            lines += [line for line in answer.iter_lines() if line]
+
+    with httpx.Client(timeout=60) as client, ThreadPoolExecutor(10) as pool:
+        streams = [pool.submit(stream, lines) for lines in answers]
+        all_started.wait(20)
+        server.signal(signal.SIGTERM)
+        in_flight = sum(not future.done() for future in streams)
+        for future in streams:
+            future.result(timeout=60)
+    assert in_flight == 10
+    assert all(len(lines) == num_tokens for lines in answers)
+    assert all(json.loads(lines[-1])["details"]["generated_tokens"] == num_tokens for lines in answers)
+    assert server.wait() == 0
+    assert server.children() == []
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{server.url}/ping")
+
+
+def test_engine_death_without_compiler(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Without a C++ compiler the server works, with one line that says so; when its engine is killed it says so."""
+    process = LmiProcess(["--demo", "--port", "0"], env={"CXX": "no-such-compiler"})
+    try:
+        process.wait_ready()
+        assert len([line for line in process.output if "no C++ compiler" in line]) == 1
+        question = next(iter(demo.answers()))
+        payload = {"inputs": question, "parameters": {"max_new_tokens": 40, "details": True}}
+        answer = httpx.post(f"{process.url}/invocations", json=payload, timeout=60).json()
+        assert answer["generated_text"] == demo.answers()[question]
+        assert asyncio.run(_killed_under_load(process)) == [500, 500]
+        with pytest.raises((httpx.ConnectError, AssertionError)):
+            assert httpx.get(f"{process.url}/ping", timeout=5).status_code != 500
+        assert process.wait() == 1
+        assert process.children() == []
+    finally:
+        process.end()
+
+
+async def _killed_under_load(process: LmiProcess) -> list[int]:
+    """Statuses of an LMI and a /v1 request that are in flight when the engine process is killed."""
+    async with httpx.AsyncClient(base_url=process.url, timeout=30) as client:
+        fields = {"max_new_tokens": 2000, **MANY}
+        requests = [
+            asyncio.create_task(client.post("/invocations", json={"inputs": "Tell", "parameters": fields})),
+            asyncio.create_task(client.post("/v1/completions", json={"prompt": "Tell", "max_tokens": 2000, **MANY})),
+        ]
+        deadline = time.monotonic() + 10
+        while await asyncio.to_thread(metric, process.url, RUNNING) < 32 and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        os.kill(process.engine_pid(), signal.SIGKILL)
+        return [(await request).status_code for request in requests]
