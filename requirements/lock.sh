@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 uv="$(command -v uv || echo .venv/bin/uv)"
 links="${PIP_FIND_LINKS:-} $(.venv/bin/python -m pip config get global.find-links 2>/dev/null || true)"
-set -- --quiet --upgrade --python-version 3.11 --override requirements/cpu-overrides.txt --no-header --no-annotate
+set -- --quiet --python-version 3.11 --override requirements/cpu-overrides.txt --no-header --no-annotate
 for link in $links; do set -- "$@" --find-links "$link"; done
 "$uv" pip compile "$@" --extra cpu pyproject.toml requirements/cpu.in -o requirements/cpu.lock
 all="$(mktemp)"

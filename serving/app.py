@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The HTTP application: our routes, middlewares and error handlers. vLLM's are attached to it by `cli.py`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
 from typing import Any
@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from serving import error_responses
 from serving.config.options import ServerSettings
-from serving.middleware import BodyLimit, RequestHeaders
+from serving.middleware import ApiKeys, BodyLimit, RequestHeaders
 from serving.routers import health, invocations
 from serving.routers.context import Context
 
@@ -22,6 +22,7 @@ def create_app(
     settings: ServerSettings,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
     attach: Callable[[FastAPI], None] | None = None,
+    api_keys: Sequence[str] = (),
     **options: Any,
 ) -> FastAPI:
     """An app that answers our routes.
@@ -31,6 +32,7 @@ def create_app(
         settings: the server's own settings.
         lifespan: runs around the time the app serves.
         attach: puts further routes on the app, after ours and before the error handlers that speak for all.
+        api_keys: one of these must come with every request but probes; none: the server is open.
         options: for FastAPI itself.
     """
     app = FastAPI(title="LMI Server", version=version("lmi-server"), lifespan=lifespan, **options)
@@ -40,6 +42,8 @@ def create_app(
     if attach is not None:
         attach(app)
     error_responses.register(app)
+    if api_keys:
+        app.add_middleware(ApiKeys, keys=api_keys)
     app.add_middleware(BodyLimit, limit=settings.max_request_size)
     app.add_middleware(RequestHeaders)
     return app

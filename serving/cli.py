@@ -10,10 +10,12 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from types import FrameType
 from typing import Any
 
+import psutil
 import typer
 from typer.core import TyperCommand
 
@@ -60,7 +62,9 @@ def serve(argv: Sequence[str]) -> int:
         print(USAGE)
         return 0
     log.setup()
-    signal.signal(signal.SIGTERM, _interrupt)
+    leave = partial(_leave_while_starting, os.dup(2))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
     try:
         config = resolve(os.environ, argv, Host.local(os.environ), demo.MODEL_DIR)
         for warning in config.warnings:
@@ -70,9 +74,6 @@ def serve(argv: Sequence[str]) -> int:
         for problem in error.problems:
             print(f"lmi: error: {problem}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        logger.info("stopped while starting")
-        return 0
 
 
 def _serve(config: ResolvedConfig, began: float) -> int:
@@ -112,6 +113,7 @@ async def _run(config: ResolvedConfig, args: Namespace, sock: socket.socket, beg
             Context(config.model_name, handler, health),
             config.server,
             lifespan=vllm_app.lifespan,
+            api_keys=args.api_key or (),
             attach=partial(vllm_app.attach, state=engine.state, tasks=engine.tasks, model_config=engine.model_config),
             **vllm_app.fastapi_options(args),
         )
@@ -146,6 +148,14 @@ def _url(config: ResolvedConfig, host: str, port: int) -> str:
     return f"{scheme}://{name}:{port}"
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    """SIGTERM while starting: leave as on SIGINT, which ends the engine's processes on the way out."""
-    raise KeyboardInterrupt
+def _leave_while_starting(stderr: int, number: int, frame: FrameType | None) -> None:
+    """SIGTERM or SIGINT before the server runs: ends the engine's processes and leaves at once.
+
+    An exception raised here could be swallowed by whatever is starting just then, so none is. `stderr` is a copy of
+    the descriptor, because the engine's start redirects the original.
+    """
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            child.kill()
+    os.write(stderr, b"lmi: stopped while starting\n")
+    os._exit(0)

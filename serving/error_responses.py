@@ -15,6 +15,7 @@ from starlette.responses import Response
 from serving.errors import MethodNotAllowed, PayloadError, PayloadTooLarge, RouteNotFound, ServingError
 
 _UPSTREAM_PREFIXES = ("/v1/", "/inference/", "/cohere/")
+"""A subset of what upstream's own key check guards."""
 
 
 def is_upstream(path: str) -> bool:

@@ -8,6 +8,7 @@
     |-- ClientError
     |   |-- PayloadError          424: the body cannot be served as it is
     |   |   `-- AdapterNotFound   424: the request names an adapter that is not loaded
+    |   |-- Unauthorized          401
     |   |-- PayloadTooLarge       413
     |   |-- ModelNotFound         404
     |   |-- RouteNotFound         404
@@ -95,6 +96,16 @@ class AdapterNotFound(PayloadError):
         super().__init__(
             f"Input parsing failed: LoRA adapter {name} not found in registry. Available adapters: {sorted(available)}"
         )
+
+
+class Unauthorized(ClientError):
+    """The server has keys and the request brings none of them."""
+
+    http_status = HTTPStatus.UNAUTHORIZED
+    code = "UnauthorizedException"
+
+    def __init__(self) -> None:
+        super().__init__("A key is needed: send the header `authorization: Bearer KEY`")
 
 
 class PayloadTooLarge(ClientError):

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pure ASGI middlewares for every route: request ids and LMI's response headers, the body limit.
+"""Pure ASGI middlewares for every route: request ids and LMI's response headers, the body limit, API keys.
 
 Put on the app by `app.py`. They see one message per write and build nothing per token.
 """
 
 import asyncio
+import hashlib
+import hmac
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -13,10 +16,12 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import error_responses
-from serving.errors import PayloadTooLarge
+from serving.errors import PayloadTooLarge, Unauthorized
 
 REQUEST_ID = "x-request-id"
 _DISCARD_S = 10.0
+_OPEN = frozenset({"/ping", "/health", "/metrics"})
+"""Paths that need no key: probes and scrapers bring none."""
 _LMI_HEADERS = {
     "pragma": "no-cache",
     "cache-control": "no-cache; no-store, must-revalidate, private",
@@ -47,6 +52,36 @@ class RequestHeaders:
             await send(message)
 
         await self._app(scope, receive, with_headers)
+
+
+class ApiKeys:
+    """Lets a request pass that brings one of `keys`; health and metrics are open, so are CORS preflights.
+
+    Paths that upstream guards itself are left to it, so that its clients get its answer.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]):
+        self._app = app
+        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's own contract
+        if (
+            scope["type"] not in ("http", "websocket")
+            or scope.get("method") == "OPTIONS"
+            or scope["path"] in _OPEN
+            or error_responses.is_upstream(scope["path"])
+            or self._opens(Headers(scope=scope).get("authorization", ""))
+        ):
+            await self._app(scope, receive, send)
+        else:
+            await error_responses.response(Unauthorized())(scope, receive, send)
+
+    def _opens(self, header: str) -> bool:
+        scheme, _, key = header.partition(" ")
+        digest = hashlib.sha256(key.strip().encode()).digest()
+        # Every key is compared, each in constant time, so that the time tells nothing.
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]
+        return scheme.lower() == "bearer" and any(matches)
 
 
 class BodyLimit:

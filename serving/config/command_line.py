@@ -133,6 +133,8 @@ def _read(token: str, tokens: _Tokens, line: CommandLine, nested: dict[str, tupl
             line.config_file = attached if equals else tokens.value(written)
         else:
             text = _text(argument, flag, attached if equals else None, tokens)
+            if argument.kind == "append":
+                text = _appended(line.settings, argument.name, text)
             line.settings.append(Setting(argument.name, text, f"command line {written}"))
 
 
@@ -164,6 +166,12 @@ def _text(argument: VllmArgument, flag: str, attached: str | None, tokens: _Toke
             items.append(tokens.value(flag))
         return json.dumps(items)
     return attached if attached is not None else tokens.value(flag)
+
+
+def _appended(settings: Sequence[Setting], name: str, text: str) -> str:
+    """The values of a flag that may be repeated, the earlier ones included, as a JSON array."""
+    earlier = next((setting.text for setting in reversed(settings) if setting.name == name), "[]")
+    return json.dumps([*json.loads(earlier), text])
 
 
 def _nest(

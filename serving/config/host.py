@@ -40,9 +40,13 @@ class Host:
         )
 
     def path(self, text: str) -> Path:
-        """`text` as a path below `root` where it is absolute; `~` is the home directory."""
-        path = Path(text).expanduser()
-        return self.root / path.relative_to("/") if path.is_absolute() and self.root != Path("/") else path
+        """Where `text` is below `root`: absolute, without `..`; `~` is the home directory."""
+        return self.root / Path(absolute(text)).relative_to("/")
+
+
+def absolute(text: str) -> str:
+    """`text` as an absolute path without `.`, `..` and `~`; symbolic links stay."""
+    return os.path.abspath(os.path.expanduser(text))
 
 
 def _visible_gpus(visible: str | None) -> int:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which model is served: from a positional argument, LMI's flags, `HF_MODEL_ID`, a store, or an option.
 
-Called by `resolve.py`, which merges the model directory's `serving.properties` afterwards. Looks at directories, never
+Called by `layers.py`, which reads the model directory's `serving.properties` afterwards. Looks at directories, never
 into a hub.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from serving.config.command_line import CommandLine
-from serving.config.host import Host
+from serving.config.host import Host, absolute
 from serving.config.sources import Setting
 from serving.errors import ConfigError, Problem
 
@@ -30,19 +30,40 @@ class ModelLocation:
         strength: who may say otherwise: nobody for a `hub` id, the directory's own file for a `directory`, every
             option for a `store`.
         name: the endpoint's name if it was given with the model.
+        empty_store: the model store that was named and holds nothing; empty if there is none.
     """
 
     directory: Path | None = None
     model: Setting | None = None
     strength: Literal["hub", "directory", "store"] = "store"
     name: str | None = None
+    empty_store: str = ""
 
 
-def locate(line: CommandLine, env: Mapping[str, str], host: Host, demo_dir: Path) -> ModelLocation:
-    """The first of: `--demo`, positional model or `--model`, `-m`, `HF_MODEL_ID`, the model store.
+def locate(
+    line: CommandLine,
+    from_config_file: Setting | None,
+    from_variable: Setting | None,
+    env: Mapping[str, str],
+    host: Host,
+    demo_dir: Path,
+    warnings: list[str],
+) -> ModelLocation:
+    """The first of: `--demo`, positional model or `--model`, `-m`, `--config`, `HF_MODEL_ID`, the model store.
+
+    Args:
+        line: the command line.
+        from_config_file: the model that `--config` names.
+        from_variable: the model that `HF_MODEL_ID` or `OPTION_MODEL_ID` names. It goes together with a model store that
+            is not empty: the store is the model directory then.
+        env: the variables, for the name of the store.
+        host: the machine.
+        demo_dir: what `--demo` means.
+        warnings: is added to.
 
     Raises:
-        ConfigError: a path that does not exist (`NOT_FOUND`), or two models on the command line (`CONFLICT`).
+        ConfigError: a path that does not exist (`NOT_FOUND`), two models on the command line (`CONFLICT`) or in the
+            store (`UNSUPPORTED`).
     """
     flag = next((setting.text for setting in reversed(line.settings) if setting.name == "model"), None)
     given = {
@@ -57,22 +78,28 @@ def locate(line: CommandLine, env: Mapping[str, str], host: Host, demo_dir: Path
         raise ConfigError([Problem("CONFLICT", f"more than one model: {text}", remedy="one server serves one model")])
     if named:
         return _location(*named[0], host)
-    store = line.model_store or env.get("SERVING_MODEL_STORE")
-    directory = _existing(store, "model store", host) if store else None
-    if (hub := env.get("HF_MODEL_ID")) and (directory is None or not any(directory.iterdir())):
-        return _location(hub, "HF_MODEL_ID", host)
-    return ModelLocation(directory, Setting("model", str(directory), "model store") if directory else None)
+    if from_config_file is not None:
+        return _location(from_config_file.text, from_config_file.origin, host)
+    store = _store(line, env, warnings)
+    entries = sorted(host.path(store).iterdir()) if store and host.path(store).is_dir() else []
+    if store and entries:
+        return _in_store(store, entries, has_id=from_variable is not None)
+    if store and not host.path(store).is_dir():
+        warnings.append(f"the model store {store!r} does not exist")
+    if from_variable is not None:
+        return _location(from_variable.text, from_variable.origin, host)
+    return ModelLocation(empty_store=store or "")
 
 
-def nothing_to_serve() -> ConfigError:
+def nothing_to_serve(location: ModelLocation) -> ConfigError:
     """No source named a model."""
-    return ConfigError([Problem("NOT_FOUND", "no model", remedy=_THREE_WAYS)])
+    reason = f": the model store {location.empty_store!r} is empty or missing" if location.empty_store else ""
+    return ConfigError([Problem("NOT_FOUND", f"no model{reason}", remedy=_THREE_WAYS)])
 
 
 def endpoint_name(location: ModelLocation, model: str) -> str:
-    """LMI's name of the model: the last part of its directory, else the hub id; other characters become `_`."""
-    text = location.name or (location.directory.resolve().name if location.directory is not None else model)
-    return re.sub(r"\W", "_", text)
+    """The name given with the model, else LMI's: of its directory, else the hub id, with `_` for other characters."""
+    return location.name or re.sub(r"\W", "_", location.directory.name if location.directory is not None else model)
 
 
 def check_model_id(model: str, origin: str, host: Host) -> None:
@@ -85,19 +112,39 @@ def check_model_id(model: str, origin: str, host: Host) -> None:
         raise ConfigError([Problem("NOT_FOUND", f"model directory {model!r} does not exist", origin, _THREE_WAYS)])
 
 
+def _store(line: CommandLine, env: Mapping[str, str], warnings: list[str]) -> str | None:
+    """The model store's path; as in LMI its variable beats its flag."""
+    variable = env.get("SERVING_MODEL_STORE")
+    if variable and line.model_store and absolute(variable) != absolute(line.model_store):
+        warnings.append(f"SERVING_MODEL_STORE={variable} wins over the flag -s {line.model_store}, as in LMI")
+    store = variable or line.model_store
+    return absolute(store) if store else None
+
+
+def _in_store(store: str, entries: list[Path], has_id: bool) -> ModelLocation:
+    """The store itself, or the one model directory it holds where it holds directories only."""
+    found = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+    if has_id or len(found) < len(entries):
+        return ModelLocation(entries[0].parent, Setting("model", store, "model store"))
+    found = [entry for entry in found if any(entry.iterdir())]
+    if len(found) > 1:
+        names = ", ".join(entry.name for entry in found)
+        text = f"the model store {store!r} holds {len(found)} models: {names}"
+        raise ConfigError([Problem("UNSUPPORTED", text, remedy="one server serves one model")])
+    if not found:
+        return ModelLocation(empty_store=store)
+    return ModelLocation(found[0], Setting("model", f"{store}/{found[0].name}", "model store"))
+
+
 def _location(text: str, origin: str, host: Host) -> ModelLocation:
     named = re.fullmatch(r"\[?(\w[\w.-]*)[^\]=]*\]?=(.+)", text) if origin == "command line -m" else None
     name, target = named.groups() if named else (None, text)
     target = target.removeprefix("file://")
     if host.path(target).is_dir() or target.startswith((".", "/", "~")):
-        directory = _existing(target, origin, host)
-        return ModelLocation(directory, Setting("model", str(directory), origin), "directory", name)
+        path = host.path(target)
+        if not path.is_dir() or not any(path.iterdir()):
+            state = "is empty" if path.is_dir() else "is not a directory" if path.exists() else "does not exist"
+            raise ConfigError([Problem("NOT_FOUND", f"directory {target!r} {state}", origin, _THREE_WAYS)])
+        return ModelLocation(path, Setting("model", absolute(target), origin), "directory", name)
     check_model_id(target, origin, host)
     return ModelLocation(None, Setting("model", target, origin), "hub", name)
-
-
-def _existing(text: str, origin: str, host: Host) -> Path:
-    path = host.path(text)
-    if not path.is_dir():
-        raise ConfigError([Problem("NOT_FOUND", f"directory {text!r} does not exist", origin, _THREE_WAYS)])
-    return path.absolute()

@@ -48,7 +48,11 @@ def _dtype(value: Any) -> str:
 
 def _degree(value: Any) -> int | str:
     text = str(value).strip().lower()
-    return "max" if text == "max" else parse_int(text)
+    if text == "max":
+        return text
+    if (degree := parse_int(text)) < 1:
+        raise ValueError(f"expected max or a whole number from 1, got {value!r}")
+    return degree
 
 
 class _Table(BaseModel):
@@ -71,7 +75,7 @@ class LmiOptions(_Table):
         "auto", description="Type of weights and activations: `auto`, `fp32`, `fp16`, `bf16` or vLLM's names."
     )
     tensor_parallel_degree: Annotated[
-        Literal["max"] | Annotated[int, Field(ge=1)],
+        Literal["max"] | int,
         BeforeValidator(_degree),
         EngineArg("tensor_parallel_size"),
         Env(("TENSOR_PARALLEL_DEGREE",)),

@@ -5,6 +5,7 @@ A pure function of its arguments; imports neither vLLM nor HTTP. Called by `cli.
 """
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +13,15 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from serving.config import devices
 from serving.config import model as model_location
-from serving.config.command_line import CommandLine, scan
+from serving.config.command_line import scan
 from serving.config.host import Host
+from serving.config.layers import read_layers, report_overridden
 from serving.config.options import LmiOptions, ServerSettings, options
-from serving.config.sources import Effective, Setting, from_environment, from_properties, from_yaml, merge
-from serving.config.vllm_arguments import arguments
+from serving.config.sources import Effective, merge
+from serving.config.values import NONE, NotWholeNumber, is_json_object
+from serving.config.vllm_arguments import REFUSED, arguments
 from serving.errors import ConfigError, Problem
 
 _GIB = 1024**3
@@ -71,20 +75,26 @@ def resolve(env: Mapping[str, str], argv: Sequence[str], host: Host, demo_dir: P
     line = scan(argv)
     if line.problems:
         raise ConfigError(line.problems)
-    location = model_location.locate(line, env, host, demo_dir)
-    effective = merge(_layers(line, env, location))
-    warnings = _unknown(effective)
     problems: list[Problem] = []
+    warnings: list[str] = []
+    location, layers = read_layers(line, env, host, demo_dir, warnings)
+    effective = merge(layers)
+    warnings += _unknown(effective)
+    report_overridden(effective, problems, warnings)
     given = {name: entry for name, entry in effective.items() if entry.setting.known}
     lmi = _table(LmiOptions, given, problems)
     server = _table(ServerSettings, given, problems)
-    passed = _pass_through(given, problems)
+    passed = _pass_through(given, problems, warnings)
     if problems or lmi is None or server is None:
         raise ConfigError(problems)
     if lmi.model_id is None:
-        raise model_location.nothing_to_serve()
+        raise model_location.nothing_to_serve(location)
     model_location.check_model_id(lmi.model_id, effective["model"].setting.origin, host)
-    values = passed | _engine_arguments(lmi, lmi.model_id, host)
+    if key := env.get("VLLM_API_KEY"):
+        # Any of the keys opens, wherever it was given.
+        passed["api_key"] = list(dict.fromkeys([*passed.get("api_key", []), key]))
+    values = passed | _engine_arguments(lmi, lmi.model_id, passed, host)
+    devices.check(values, host, warnings)
     return ResolvedConfig(
         model_name=model_location.endpoint_name(location, lmi.model_id),
         model_dir=location.directory,
@@ -92,21 +102,10 @@ def resolve(env: Mapping[str, str], argv: Sequence[str], host: Host, demo_dir: P
         vllm_arguments=values | _defaults(values, env, host),
         options=lmi,
         server=server,
-        environment=_environment(env, host),
+        environment=_environment(env, host, line.demo),
         effective=effective,
         warnings=warnings,
     )
-
-
-def _layers(line: CommandLine, env: Mapping[str, str], location: model_location.ModelLocation) -> list[list[Setting]]:
-    """Strongest first; the located model stands where its strength puts it."""
-    model = {location.strength: [location.model]} if location.model is not None else {}
-    layers = [[setting for setting in line.settings if setting.name != "model"], model.get("hub", [])]
-    if line.config_file is not None:
-        layers.append(from_yaml(Path(line.config_file)))
-    if location.directory is not None and (location.directory / "serving.properties").is_file():
-        layers.append(from_properties(location.directory / "serving.properties"))
-    return [*layers, model.get("directory", []), *from_environment(env), model.get("store", [])]
 
 
 def _unknown(effective: Mapping[str, Effective]) -> list[str]:
@@ -115,7 +114,7 @@ def _unknown(effective: Mapping[str, Effective]) -> list[str]:
     warnings = []
     for name, entry in effective.items():
         if not entry.setting.known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.7)
+            near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.7)
             hint = f"; did you mean {near[0]}?" if near else ""
             warnings.append(f"unknown option {name} ({entry.setting.origin}) has no effect{hint}")
     return warnings
@@ -126,42 +125,47 @@ def _table(table: type[_T], given: Mapping[str, Effective], problems: list[Probl
     rows = {row.name: row.canonical for row in options().values() if row.table is table}
     texts = {name: given[canonical].setting.text for name, canonical in rows.items() if canonical in given}
     try:
-        return table.model_validate({name: text for name, text in texts.items() if text.lower() not in ("", "none")})
+        return table.model_validate({name: text for name, text in texts.items() if text.strip().lower() not in NONE})
     except ValidationError as error:
         for fault in error.errors():
             name = str(fault["loc"][0])
             text = fault["msg"].removeprefix("Value error, ")
-            problems.append(Problem("VALIDATION", f"{name}={texts[name]!r}: {text}", given[rows[name]].setting.origin))
+            kind = "BAD_INT" if isinstance(fault.get("ctx", {}).get("error"), NotWholeNumber) else "VALIDATION"
+            problems.append(Problem(kind, f"{name}={texts[name]!r}: {text}", given[rows[name]].setting.origin))
         return None
 
 
-def _pass_through(given: Mapping[str, Effective], problems: list[Problem]) -> dict[str, Any]:
+def _pass_through(given: Mapping[str, Effective], problems: list[Problem], warnings: list[str]) -> dict[str, Any]:
     """VLLM arguments that no LMI option stands for, typed by the snapshot."""
     values: dict[str, Any] = {}
     for name, entry in given.items():
         argument = arguments().get(name)
         if argument is None or name in options():
             continue
+        text, origin = entry.setting.text, entry.setting.origin
+        if name in REFUSED:
+            problems.append(Problem("UNSUPPORTED", f"{name} is not supported", origin, REFUSED[name]))
+            continue
         try:
-            value = argument.parse(entry.setting.text)
+            value = argument.parse(text)
         except ValueError as error:
-            problems.append(Problem("ARGPARSE", f"{name}={entry.setting.text!r}: {error}", entry.setting.origin))
-        else:
-            if value is not None:
-                values[name] = value
+            problems.append(Problem("ARGPARSE", f"{name}={text!r}: {error}", origin))
+            continue
+        if value is not None:
+            values[name] = value
+        if isinstance(value, dict) and not is_json_object(text):
+            warnings.append(f"{name} ({origin}) is not JSON; it is read as {json.dumps(value)}")
     return values
 
 
-def _engine_arguments(lmi: LmiOptions, model: str, host: Host) -> dict[str, Any]:
+def _engine_arguments(lmi: LmiOptions, model: str, passed: Mapping[str, Any], host: Host) -> dict[str, Any]:
     """LMI's options in vLLM's words."""
     return {
         "model": model,
         "revision": lmi.revision,
         "trust_remote_code": lmi.trust_remote_code,
         "dtype": lmi.dtype,
-        "tensor_parallel_size": (
-            max(host.device_count, 1) if lmi.tensor_parallel_degree == "max" else lmi.tensor_parallel_degree
-        ),
+        "tensor_parallel_size": devices.tensor_parallel_size(lmi.tensor_parallel_degree, passed, host),
         "max_num_seqs": lmi.max_rolling_batch_size,
         "enable_lora": lmi.enable_lora,
         # vLLM's CPU kernels give rows without an adapter the one in the last slot, so that slot must stay empty.
@@ -193,9 +197,12 @@ def _adapters(model_dir: Path | None) -> dict[str, Path]:
     return {config.parent.name: config.parent for config in sorted(model_dir.glob("adapters/*/adapter_config.json"))}
 
 
-def _environment(env: Mapping[str, str], host: Host) -> dict[str, str]:
+def _environment(env: Mapping[str, str], host: Host, is_demo: bool) -> dict[str, str]:
     """Variables vLLM reads at import; what the user set stays."""
     wanted = {"VLLM_NO_USAGE_STATS": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn", "VLLM_MAX_STOP_STRINGS": "1024"}
+    if host.device_count == 0 and is_demo:
+        # One process less to start; a model of this size gains nothing from threads bound to cores.
+        wanted["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     if host.device_count == 0 and not host.has_cxx_compiler:
         wanted["TORCHDYNAMO_DISABLE"] = "1"
     return {name: value for name, value in wanted.items() if name not in env}

@@ -2,14 +2,15 @@
 """Where values come from and which one wins. Every value keeps the text it was written as and its origin.
 
 The order, strongest first: flags, vLLM's `--config` file, `serving.properties`, `HF_*`, `OPTION_*`/`SERVING_*`, the
-older variables of single options. `resolve.py` lines the layers up and asks `merge` for the winners.
+older variables of single options. `layers.py` lines them up, `resolve.py` asks `merge` for the winners.
 """
 
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import javaproperties
 import yaml
@@ -18,7 +19,7 @@ from serving.config.options import LmiOptions, ServerSettings, options
 from serving.config.vllm_arguments import arguments
 from serving.errors import ConfigError, Problem
 
-_HF_VARIABLES = {"HF_MODEL_ID": "model", "HF_REVISION": "revision"}
+_HF_VARIABLES = {"HF_MODEL_ID": ("model", "model_id"), "HF_REVISION": ("revision", "revision")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +31,14 @@ class Setting:
         text: its value, unread.
         origin: file and line, variable or flag.
         known: the name is one we know; unknown ones are reported and kept for a custom handler.
+        spelling: the name as it stands in `serving.properties` or a variable, where it could be another (an alias).
     """
 
     name: str
     text: str
     origin: str
     known: bool = True
+    spelling: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,46 +62,72 @@ def merge(layers: Sequence[Iterable[Setting]]) -> dict[str, Effective]:
     }
 
 
-def from_properties(path: Path) -> list[Setting]:
-    """The settings of a `serving.properties` file.
+def from_properties(path: Path, warnings: list[str]) -> list[Setting]:
+    """The settings of a `serving.properties` file; what reads otherwise than written is added to `warnings`.
 
     Raises:
         ConfigError: the file cannot be parsed (`PROPS_SYNTAX`), or two spellings of one option disagree (`CONFLICT`).
     """
     data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     try:
-        text = data.decode("utf-8")
+        text, encoding = data.decode("utf-8"), "UTF-8"
     except UnicodeDecodeError:
-        text = data.decode("iso-8859-1")
-    found: dict[str, tuple[str, str, str]] = {}
+        text, encoding = data.decode("iso-8859-1"), "ISO-8859-1"
+    found: dict[str, tuple[str, str]] = {}
+    blanks, foreign = [], []
     line = 1
     try:
         for entry in javaproperties.parse(text):
             if isinstance(entry, javaproperties.KeyValue):
-                key, value = entry.key, entry.value.rstrip()
-                if key:
-                    found[key] = (key, value, f"{path.name} line {line}")
-            line += entry.source.count("\n")
+                origin = f"{path.name} line {line}"
+                if entry.key:
+                    found[entry.key] = (entry.value.rstrip(), origin)
+                else:
+                    warnings.append(f"{origin} has no key before its separator and is ignored")
+                if entry.value != entry.value.rstrip():
+                    blanks.append(entry.key)
+                if not entry.source.isascii():
+                    foreign.append(entry.key)
+            line += len(re.findall(r"\r\n|\r|\n", entry.source))
     except javaproperties.InvalidUEscapeError as error:
         raise ConfigError([Problem("PROPS_SYNTAX", str(error), f"{path.name} line {line}")]) from None
-    settings = [_option_setting(key, value, origin) for key, value, origin in found.values()]
+    if blanks:
+        warnings.append(f"{path.name}: blanks at the end of a value are dropped: {', '.join(dict.fromkeys(blanks))}")
+    if foreign:
+        warnings.append(
+            f"{path.name}: characters beyond ASCII are read as {encoding}: {', '.join(dict.fromkeys(foreign))}"
+        )
+    for key in [key for key in found if f"option.{key}" in found]:
+        warnings.append(f"{key} ({found.pop(key)[1]}) has no effect beside option.{key}")
+    settings = [_option_setting(key, value, origin, warnings) for key, (value, origin) in found.items()]
     _refuse_disagreement(settings)
     return settings
 
 
-def from_environment(env: Mapping[str, str]) -> list[list[Setting]]:
-    """Three layers: `HF_*`, then `OPTION_*` and `SERVING_*`, then the older variables of single options."""
-    hub = [Setting(name, env[key], key) for key, name in _HF_VARIABLES.items() if env.get(key)]
-    regular = []
-    for key, value in env.items():
-        if key.startswith("OPTION_") and value:
-            rest = key.removeprefix("OPTION_")
-            name = rest.lower() if re.fullmatch(r"[A-Z0-9_]+", rest) else rest
-            regular.append(_option_setting(f"option.{name}", value, key))
-        elif key.startswith("SERVING_") and value:
-            name = key.removeprefix("SERVING_").lower()
-            if name in ServerSettings.model_fields:
-                regular.append(Setting(name, value, key))
+def from_environment(env: Mapping[str, str], warnings: list[str]) -> list[list[Setting]]:
+    """Three layers: `HF_*`, then `OPTION_*` and `SERVING_*`, then the older variables of single options.
+
+    Raises:
+        ConfigError: two spellings of one option disagree (`CONFLICT`).
+    """
+    hub = [
+        Setting(name, env[key], key, spelling=option) for key, (name, option) in _HF_VARIABLES.items() if env.get(key)
+    ]
+    found: dict[str, tuple[str, str]] = {}
+    for variable in sorted(env, key=lambda name: not name.isupper()):
+        if not variable.startswith("OPTION_") or not env[variable]:
+            continue
+        rest = variable.removeprefix("OPTION_")
+        key = "option." + (rest.lower() if re.fullmatch(r"[A-Z0-9_]+", rest) else rest)
+        if key in found:
+            warnings.append(f"{variable} has no effect beside {found[key][1]}")
+        else:
+            found[key] = (env[variable], variable)
+    regular = [_option_setting(key, value, variable, warnings) for key, (value, variable) in found.items()]
+    _refuse_disagreement(regular)
+    for name in ServerSettings.model_fields:
+        if value := env.get(f"SERVING_{name.upper()}"):
+            regular.append(Setting(name, value, f"SERVING_{name.upper()}"))
     older = [
         Setting(row.canonical, env[variable], variable)
         for row in dict.fromkeys(options().values())
@@ -118,28 +147,43 @@ def from_yaml(path: Path) -> list[Setting]:
         content = yaml.safe_load(path.read_text("utf-8"))
     except OSError as error:
         raise ConfigError([Problem("NOT_FOUND", f"cannot read --config {path}: {error.strerror}")]) from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
             [Problem("VALIDATION", f"--config {path} is not YAML: {' '.join(str(error).split())}")]
         ) from None
     if not isinstance(content, dict):
         raise ConfigError([Problem("VALIDATION", f"--config {path} must hold `name: value` lines")])
     return [
-        _option_setting(f"option.{key}", value if isinstance(value, str) else json.dumps(value), f"{path.name} {key}")
-        for key, value in content.items()
+        _named(str(key).replace("-", "_"), _yaml_text(value), f"{path.name} {key}") for key, value in content.items()
     ]
 
 
-def _option_setting(key: str, value: str, origin: str) -> Setting:
-    """`key` as written in a file (`option.` prefix or not), under its canonical name."""
+def _yaml_text(value: Any) -> str:
+    """The value as it would stand on the command line."""
+    is_json = value is None or isinstance(value, bool | int | float | dict | list)
+    return json.dumps(value, default=str) if is_json else str(value)
+
+
+def _option_setting(key: str, value: str, origin: str, warnings: list[str]) -> Setting:
+    """`key` as written in a file or made of a variable's name, under its canonical name."""
     bare = key.removeprefix("option.")
-    for name in (bare, bare.replace("-", "_")):
-        row = options().get(name)
-        if row is not None and (row.table is LmiOptions or not key.startswith("option.")):
-            return Setting(row.canonical, value, origin)
-        if row is None and name in arguments():
-            return Setting(name, value, origin)
-    return Setting(bare, value, origin, known=False)
+    name = bare.replace("-", "_")
+    setting = _named(name, value, origin)
+    if not setting.known:
+        return Setting(bare, value, origin, known=False)
+    if name != bare:
+        warnings.append(f"{key} ({origin}) is read as {name}")
+    if name == "model":
+        warnings.append(f"{key} ({origin}) is read as option.model_id")
+    row = options().get(name)
+    if bare == key and (row is None or row.table is LmiOptions):
+        warnings.append(f"{key} ({origin}) is read as option.{name}: the prefix is missing")
+    return replace(setting, spelling=name)
+
+
+def _named(name: str, value: str, origin: str) -> Setting:
+    row = options().get(name)
+    return Setting(row.canonical if row else name, value, origin, known=row is not None or name in arguments())
 
 
 def _refuse_disagreement(settings: Sequence[Setting]) -> None:
@@ -151,7 +195,7 @@ def _refuse_disagreement(settings: Sequence[Setting]) -> None:
         if other.text != setting.text:
             problems.append(
                 Problem("CONFLICT", f"{setting.name} is both {other.text!r} and {setting.text!r}",
-                        f"{other.origin} and {setting.origin}", "keep one of the two lines")
+                        f"{other.origin} and {setting.origin}", "keep one of the two")
             )  # fmt: skip
     if problems:
         raise ConfigError(problems)

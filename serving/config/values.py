@@ -20,6 +20,10 @@ _SUFFIXES = {
 }  # fmt: skip
 
 
+class NotWholeNumber(ValueError):
+    """A whole number was expected; configuration has a problem kind of its own for that."""
+
+
 def parse_bool(text: str) -> bool:
     """`true/1/yes/on/t/y` or `false/0/no/off/f/n`, in any case.
 
@@ -38,11 +42,11 @@ def parse_int(text: str) -> int:
     """Decimal digits with an optional sign; `64.0` is 64.
 
     Raises:
-        ValueError: the text is not a whole number.
+        NotWholeNumber: the text is none.
     """
-    if re.fullmatch(r"[+-]?\d+(\.0+)?", text.strip()):
-        return int(float(text)) if "." in text else int(text)
-    raise ValueError(f"expected a whole number, got {text!r}")
+    if match := re.fullmatch(r"([+-]?[0-9]+)(\.0+)?", text.strip()):
+        return int(match[1])
+    raise NotWholeNumber(f"expected a whole number, got {text!r}")
 
 
 def parse_human_int(text: str) -> int:
@@ -81,9 +85,11 @@ def parse_json(text: str) -> Any:
         ValueError: none of these forms reads; the message gives JSON's own reason.
     """
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         reason = str(error)
+    else:
+        return parse_json(value) if isinstance(value, str) and value.lstrip().startswith(("{", "[")) else value
     stripped = text.strip()
     attempts = [stripped.replace('\\"', '"')]
     if len(stripped) > 1 and stripped[0] == stripped[-1] and stripped[0] in "'\"":
@@ -94,9 +100,35 @@ def parse_json(text: str) -> Any:
         except json.JSONDecodeError:
             continue
     try:
-        return ast.literal_eval(stripped)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return json.loads(json.dumps(ast.literal_eval(stripped)))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise ValueError(f"expected JSON, got {text!r}: {reason}") from None
+
+
+def is_json_object(text: str) -> bool:
+    """`text` reads as it stands, without the leniency of `parse_json`."""
+    try:
+        return isinstance(json.loads(text), dict)
+    except json.JSONDecodeError:
+        return False
+
+
+def parse_counts(text: str) -> dict[str, int] | None:
+    """The older notation of a JSON object of numbers, `image=4,video=2`; None where the text is not that."""
+    if not re.fullmatch(r"\w+=[0-9]+(,\w+=[0-9]+)*", text.strip()):
+        return None
+    return {name: int(count) for name, count in (pair.split("=") for pair in text.strip().split(","))}
+
+
+def parse_str(text: str) -> str:
+    """The text itself, unless it is a switch's: that is a misunderstanding, and LMI refuses it too.
+
+    Raises:
+        ValueError: the text is `true` or `false`.
+    """
+    if text.strip().lower() in ("true", "false"):
+        raise ValueError(f"expected a text, got {text!r}")
+    return text
 
 
 def parse_json_object(text: str) -> dict[str, Any]:
@@ -139,7 +171,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "int": parse_int,
     "human_int": parse_human_int,
     "float": parse_float,
-    "str": str,
+    "str": parse_str,
     "json": parse_json,
     "json_or_str": parse_json_or_str,
     "list": parse_list,

@@ -12,9 +12,10 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
-from serving.config.values import NONE, PARSERS
+from serving.config.values import NONE, PARSERS, parse_counts
 
 REFUSED: Mapping[str, str] = {
+    "config": "it is a flag: lmi serve --config FILE",
     "api_server_count": "one process serves HTTP here; scale with --data-parallel-size or more replicas",
     "data_parallel_external_lb": "run one server per replica behind your load balancer instead",
     "data_parallel_hybrid_lb": "run one server per replica behind your load balancer instead",
@@ -56,6 +57,8 @@ class VllmArgument:
         """
         if text.strip().lower() in NONE and text not in (self.choices or ()):
             return None
+        if self.name == "limit_mm_per_prompt" and (counts := parse_counts(text)) is not None:
+            return counts
         value = PARSERS[self.kind](text)
         if self.choices is not None and str(value) not in self.choices:
             raise ValueError(f"expected one of {', '.join(self.choices)}, got {text!r}")

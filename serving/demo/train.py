@@ -61,6 +61,8 @@ option.max_lora_rank={LORA_RANK}
 option.max_model_len={CONTEXT_LENGTH}
 # The weights are stored, and were checked, in bfloat16.
 option.dtype=bf16
+# Room for 340,000 tokens, which is plenty, and quickly set aside.
+option.kv_cache_memory_bytes=256M
 """
 
 # Other ways to ask for "What is {topic}?"; {subject} is the topic without its article.

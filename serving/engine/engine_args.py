@@ -18,13 +18,10 @@ def namespace(values: Mapping[str, Any]) -> Namespace:
     Raises:
         ConfigError: vLLM's parser or its checks refuse a value (`ARGPARSE`).
     """
-    from serving.engine.vllm_app import check_arguments, serve_parser
+    from serving.engine.vllm_app import parse_arguments
 
     tokens = [token for name, value in values.items() for token in arguments()[name].tokens(value)]
     try:
-        parsed: Namespace = serve_parser().parse_args(tokens)
-        check_arguments(parsed)
-    except (ValueError, TypeError, KeyError) as error:
-        text = " ".join(str(error.args[0] if error.args else error).split())
-        raise ConfigError([Problem("ARGPARSE", f"vLLM refuses an argument: {text}")]) from None
-    return parsed
+        return parse_arguments(tokens)
+    except ValueError as error:
+        raise ConfigError([Problem("ARGPARSE", f"vLLM refuses an argument: {error}")]) from None

@@ -9,9 +9,9 @@ import dataclasses
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from fastapi import FastAPI
 from starlette.datastructures import State
@@ -27,6 +27,7 @@ from vllm.entrypoints.launchers.utils.ssl import SSLCertRefresher
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 from vllm.entrypoints.serve.middleware.register import init_entrypoints_middleware
 from vllm.entrypoints.serve.sagemaker.api_router import sagemaker_standards_bootstrap
+from vllm.exceptions import VLLMError
 from vllm.logger import configure_logging_from_args
 from vllm.plugins.endpoint_plugins.interface import attach_endpoint_plugins
 from vllm.reasoning import ReasoningParserManager
@@ -34,7 +35,7 @@ from vllm.tool_parsers import ToolParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.utils.system_utils import set_ulimit
 
-__all__ = ["attach", "build_state", "check_arguments", "lifespan", "serve_parser", "split_arguments", "uvicorn_options"]
+__all__ = ["attach", "build_state", "lifespan", "parse_arguments", "serve_parser", "split_arguments", "uvicorn_options"]
 
 
 class _Parser(FlexibleArgumentParser):
@@ -56,19 +57,24 @@ def split_arguments() -> tuple[set[str], set[str]]:
     return {action.dest for action in serve_parser()._actions} - engine, engine
 
 
-def check_arguments(args: Namespace) -> None:
-    """VLLM's own checks of a parsed command line, and the plug-ins and log settings it names.
+def parse_arguments(tokens: Sequence[str]) -> Namespace:
+    """The namespace of a command line, past vLLM's own checks; plug-ins and log settings it names are loaded.
 
     Raises:
-        ValueError, TypeError, KeyError: as vLLM raises them.
+        ValueError: vLLM refuses something; the text is one line.
     """
-    validate_parsed_serve_args(args)
-    configure_logging_from_args(args)
-    if args.tool_parser_plugin:
-        ToolParserManager.import_tool_parser(args.tool_parser_plugin)
-    if args.reasoning_parser_plugin:
-        ReasoningParserManager.import_reasoning_parser(args.reasoning_parser_plugin)
-    validate_api_server_args(args)
+    try:
+        args = serve_parser().parse_args(list(tokens))
+        validate_parsed_serve_args(args)
+        configure_logging_from_args(args)
+        if args.tool_parser_plugin:
+            ToolParserManager.import_tool_parser(args.tool_parser_plugin)
+        if args.reasoning_parser_plugin:
+            ReasoningParserManager.import_reasoning_parser(args.reasoning_parser_plugin)
+        validate_api_server_args(args)
+    except (ValueError, TypeError, KeyError, VLLMError) as error:
+        raise ValueError(" ".join(str(error.args[0] if error.args else error).split())) from None
+    return cast(Namespace, args)
 
 
 async def build_state(client: Any, args: Namespace, tasks: tuple[str, ...]) -> State:

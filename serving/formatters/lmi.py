@@ -16,6 +16,8 @@ from serving.schemas.generation import GenerationChunk, LmiRequest, Token
 _LINE = '{"index": %d, "token": {"id": %d, "text": %s, "logprob": %s}, "generated_text": %s, "details": %s}\n'
 _END = "\n\n"
 """LMI ends a stream with two blank lines."""
+_NO_TOKEN = Token(-1, "", None)
+"""On the last line of a choice that ended between two tokens, as an aborted one does; LMI uses the same number."""
 _LOWEST = -9999.0
 """What stands for a log-probability of minus infinity, which JSON cannot say; vLLM uses the same."""
 
@@ -50,12 +52,13 @@ class LmiStream:
 
     def step(self, chunk: GenerationChunk) -> bytes:
         """One line per new token; a choice's last line carries its whole text and the details."""
-        index, last = chunk.index, len(chunk.tokens) - 1
+        tokens = chunk.tokens or ([_NO_TOKEN] if chunk.finish_reason is not None else [])
+        index, last = chunk.index, len(tokens) - 1
         self._texts[index].append(chunk.text)
         self._num_tokens[index] += chunk.num_tokens
         text, details = "null", "null"
         lines = []
-        for position, (token, piece) in enumerate(zip(chunk.tokens, _pieces(chunk), strict=True)):
+        for position, (token, piece) in enumerate(zip(tokens, _pieces(chunk.text, tokens), strict=True)):
             if position == last and chunk.finish_reason is not None:
                 text, details = self._last(chunk)
             lines.append(_LINE % (index, token.id, encode_basestring(piece), _number(token.logprob), text, details))
@@ -108,12 +111,12 @@ def _number(logprob: float | None) -> str:
     return "null" if logprob is None else repr(max(logprob, _LOWEST))
 
 
-def _pieces(chunk: GenerationChunk) -> list[str]:
-    """The chunk's text, split over its tokens so that the pieces join to it exactly."""
-    if len(chunk.tokens) == 1:
-        return [chunk.text]
-    pieces, rest = [], chunk.text
-    for token in chunk.tokens:
+def _pieces(text: str, tokens: Sequence[Token]) -> list[str]:
+    """The text of one step, split over its tokens so that the pieces join to it exactly."""
+    if len(tokens) == 1:
+        return [text]
+    pieces, rest = [], text
+    for token in tokens:
         piece = token.text if token.text and rest.startswith(token.text) else ""
         pieces.append(piece)
         rest = rest[len(piece) :]

@@ -10,7 +10,7 @@ import logging
 from collections.abc import AsyncGenerator, Coroutine
 from typing import Any, TypeVar
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -31,7 +31,11 @@ async def answer(handler: Handler, request: Request) -> Response:
     Raises:
         ServingError: anything that went wrong before that byte.
     """
-    inference = InferenceRequest(await request.body(), dict(request.headers), request.state.request_id)
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        return Response(status_code=_CLIENT_LEFT)
+    inference = InferenceRequest(body, dict(request.headers), request.state.request_id)
     done, result = await _while_connected(_first_byte(handler, inference), request.receive)
     return result if done and result is not None else Response(status_code=_CLIENT_LEFT)
 
@@ -65,19 +69,20 @@ class _Stream(Response):
         return cls(result, body, await anext(body, b""), request_id)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _while_connected(self._write(send), receive)
+        try:
+            await _while_connected(self._write(send), receive)
+        finally:
+            await self._items.aclose()
 
     async def _write(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        await send({"type": "http.response.body", "body": self._first, "more_body": True})
         try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": self._first, "more_body": True})
             async for item in self._items:
                 await send({"type": "http.response.body", "body": item, "more_body": True})
         except Exception as error:
             line = error_responses.last_line(_ours(error, self._request_id))
             await send({"type": "http.response.body", "body": line, "more_body": True})
-        finally:
-            await self._items.aclose()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

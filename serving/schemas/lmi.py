@@ -27,7 +27,7 @@ def parse(payload: dict[str, Any]) -> LmiRequest:
     fields = {name: value for name, value in fields.items() if value is not None and name not in _OURS}
     stream = _flag(fields, "stream") or _flag({"stream": payload.get("stream")}, "stream")
     details = _flag(fields, "details")
-    full_text = _flag(fields, "return_full_text") or _flag(fields, "echo")
+    full_text = any([_flag(fields, "return_full_text"), _flag(fields, "echo")])
     prefill = _flag(fields, "decoder_input_details")
     top_n_tokens = _count(fields, "top_n_tokens")
     _refuse_beams(fields)

@@ -82,6 +82,23 @@ def test_sigterm_finishes_streams_in_flight(server: LmiProcess) -> None:
         httpx.get(f"{server.url}/ping")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_while_starting(number: signal.Signals) -> None:
+    """The process and the engine's processes are gone at once, whatever was being loaded."""
+    process = LmiProcess(["--demo", "--port", "0"])
+    try:
+        deadline = time.monotonic() + 60
+        while not process.children() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert process.children() != []
+        process.signal(number)
+        assert process.wait(20) == 0
+        assert process.children() == []
+        assert "lmi: stopped while starting" in process.output
+    finally:
+        process.end()
+
+
 def test_engine_death_without_compiler(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Without a C++ compiler the server works, with one line that says so; when its engine is killed it says so."""
     process = LmiProcess(["--demo", "--port", "0"], env={"CXX": "no-such-compiler"})

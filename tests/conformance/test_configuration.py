@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration contract: files, variables and flags of a machine to vLLM's arguments, or to a refusal."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serving import demo
+from serving.config.host import Host
+from serving.config.resolve import resolve
+from serving.errors import ConfigError
+from tests.conformance.cases import Case, cases
+
+pytestmark = pytest.mark.pure
+STORE = "/opt/ml/model"
+GIB = 1024**3
+
+
+@pytest.mark.parametrize("case", cases("configuration"), ids=str)
+def test_case(case: Case, tmp_path: Path, record_property) -> None:
+    record_property("case", (case.contract, case.id, bool(case.deviation)))
+    expect = case.expect
+    host = Host(device_count=case.given.get("gpus", 1), memory_bytes=8 * GIB, root=tmp_path)
+    env, argv = _prepared(case.given, host)
+    if "error" in expect:
+        with pytest.raises(ConfigError) as raised:
+            resolve(env, argv, host, demo.MODEL_DIR)
+        (problem,) = raised.value.problems
+        assert problem.kind == expect["error"]
+        assert str(problem).startswith(expect["says"])
+        return
+    config = resolve(env, argv, host, demo.MODEL_DIR)
+    assert config.vllm_arguments == _base(expect.get("model", "org/m"), host) | expect.get("vllm", {})
+    assert len(config.warnings) == expect.get("warnings", 0), config.warnings
+    assert {name: f"/{path.relative_to(tmp_path)}" for name, path in config.adapters.items()} == expect.get(
+        "adapters", {}
+    )
+    if "name" in expect:
+        assert config.model_name == expect["name"]
+    if "model_dir" in expect:
+        assert config.model_dir == host.path(expect["model_dir"])
+
+
+def _prepared(given: dict[str, Any], host: Host) -> tuple[dict[str, str], list[str]]:
+    """Variables and flags of a case, its files written."""
+    host.path(STORE).mkdir(parents=True)
+    files = dict(given.get("files", {}))
+    if "file" in given:
+        files[f"{STORE}/serving.properties"] = given["file"]
+    for path, text in files.items():
+        host.path(path).parent.mkdir(parents=True, exist_ok=True)
+        host.path(path).write_bytes(text.encode())
+    env = {"HF_MODEL_ID": "org/m", "SERVING_MODEL_STORE": STORE} | given.get("env", {})
+    return {name: value for name, value in env.items() if value is not None}, given.get("argv", [])
+
+
+def _base(model: str, host: Host) -> dict[str, Any]:
+    """What the engine gets when nothing but the model is given."""
+    base = {
+        "model": model,
+        "revision": None,
+        "trust_remote_code": False,
+        "dtype": "auto",
+        "tensor_parallel_size": 1,
+        "max_num_seqs": 256,
+        "enable_lora": False,
+        "max_loras": 4,
+        "served_model_name": ["lmi", model],
+        "host": "127.0.0.1",
+        "port": 8080,
+        "shutdown_timeout": 15,
+    }
+    return base if host.device_count else base | {"kv_cache_memory_bytes": 2 * GIB}

@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Each source as settings with their origins, the syntax of `serving.properties`, and which setting wins."""
+
+from pathlib import Path
+
+import pytest
+
+from serving.config.sources import Effective, Setting, from_environment, from_properties, from_yaml, merge
+from serving.errors import ConfigError
+
+pytestmark = pytest.mark.pure
+
+
+def properties(tmp_path: Path, data: str | bytes) -> tuple[list[Setting], list[str]]:
+    """The settings of a file with this content, and the warnings."""
+    path = tmp_path / "serving.properties"
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    warnings: list[str] = []
+    return from_properties(path, warnings), warnings
+
+
+def environment(env: dict[str, str]) -> tuple[list[list[Setting]], list[str]]:
+    """The layers of these variables, and the warnings."""
+    warnings: list[str] = []
+    return from_environment(env, warnings), warnings
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("option.x=v", "v"),
+        ("option.x = v", "v"),
+        ("option.x: v", "v"),
+        ("option.x v", "v"),
+        ("option.x\tv", "v"),
+        ("  option.x=v", "v"),
+        ("\foption.x=v", "v"),
+        ("option.x: a:b=c", "a:b=c"),
+        ("option.x=v # not a comment", "v # not a comment"),
+        ("option.x=", ""),
+        ("option.x", ""),
+        ("option.x='v'", "'v'"),
+        ("option.x=1\noption.x=2", "2"),
+        ("option.x=1\roption.y=2", "1"),
+        ("option.x=abc\\\n   # x", "abc# x"),
+        ('option.x={"x": 1,\\\r\n   "b": 2}', '{"x": 1,"b": 2}'),
+        (r"option.x={\"re\":\"a\\d+\"}", r'{"re":"a\d+"}'),
+        (r"option.x=C:\temp", "C:\temp"),
+        (r"option.x=\u00e9\q", "éq"),
+        (r"option.\x=v", "v"),
+    ],
+)
+def test_syntax(tmp_path: Path, line: str, value: str) -> None:
+    settings, warnings = properties(tmp_path, line)
+    assert (settings[0].name, settings[0].text) == ("x", value)
+    assert warnings == []
+
+
+@pytest.mark.parametrize("line", ["# option.x=1", "  ! option.x=1", "", "   "])
+def test_comments_and_blank_lines(tmp_path: Path, line: str) -> None:
+    assert properties(tmp_path, line) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("data", "name", "value", "warning"),
+    [
+        ("option.dtype=bf16 \t", "dtype", "bf16",
+         "serving.properties: blanks at the end of a value are dropped: option.dtype"),
+        ("option.tokenizer=café", "tokenizer", "café",
+         "serving.properties: characters beyond ASCII are read as UTF-8: option.tokenizer"),
+        (b"option.tokenizer=caf\xe9", "tokenizer", "café",
+         "serving.properties: characters beyond ASCII are read as ISO-8859-1: option.tokenizer"),
+        ("==w\noption.dtype=bf16", "dtype", "bf16",
+         "serving.properties line 1 has no key before its separator and is ignored"),
+        ("max_model_len=1", "max_model_len", "1",
+         "max_model_len (serving.properties line 1) is read as option.max_model_len: the prefix is missing"),
+        ("dtype=bf16", "dtype", "bf16",
+         "dtype (serving.properties line 1) is read as option.dtype: the prefix is missing"),
+        ("option.max-model-len=1", "max_model_len", "1",
+         "option.max-model-len (serving.properties line 1) is read as max_model_len"),
+        ("option.model=a", "model", "a", "option.model (serving.properties line 1) is read as option.model_id"),
+        ("dtype=fp16\noption.dtype=bf16", "dtype", "bf16",
+         "dtype (serving.properties line 1) has no effect beside option.dtype"),
+    ],
+)  # fmt: skip
+def test_what_reads_otherwise_than_written_is_told(
+    tmp_path: Path, data: str | bytes, name: str, value: str, warning: str
+) -> None:
+    settings, warnings = properties(tmp_path, data)
+    assert [(setting.name, setting.text) for setting in settings] == [(name, value)]
+    assert warnings == [warning]
+
+
+def test_byte_order_mark_is_dropped(tmp_path: Path) -> None:
+    assert properties(tmp_path, b"\xef\xbb\xbfoption.x=1")[0][0].name == "x"
+
+
+def test_origin_counts_lines_of_every_kind(tmp_path: Path) -> None:
+    settings, _ = properties(tmp_path, "# c\r\noption.a=1\roption.b=2\\\n  3\n\noption.c=4")
+    assert [setting.origin for setting in settings] == [f"serving.properties line {number}" for number in (2, 3, 6)]
+
+
+def test_malformed_escape_names_its_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        properties(tmp_path, "# c\noption.x=\\u12G4")
+    (problem,) = raised.value.problems
+    assert (problem.kind, problem.origin) == ("PROPS_SYNTAX", "serving.properties line 2")
+
+
+def test_server_keys_have_no_prefix_or_one(tmp_path: Path) -> None:
+    settings, warnings = properties(tmp_path, "max_request_size=1\noption.shutdown_delay=2")
+    assert [(setting.name, setting.known) for setting in settings] == [
+        ("max_request_size", True),
+        ("shutdown_delay", True),
+    ]
+    assert warnings == []
+
+
+def test_unknown_names_are_kept_as_written(tmp_path: Path) -> None:
+    settings, _ = properties(tmp_path, "option.my-key=1\nother=2")
+    assert [(setting.name, setting.known) for setting in settings] == [("my-key", False), ("other", False)]
+
+
+def test_two_spellings_may_agree(tmp_path: Path) -> None:
+    settings, _ = properties(tmp_path, "option.max_num_seqs=8\noption.max_rolling_batch_size=8")
+    assert {setting.name for setting in settings} == {"max_num_seqs"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "name", "known"),
+    [
+        ("OPTION_MAX_MODEL_LEN", "max_model_len", True),
+        ("OPTION_max_model_len", "max_model_len", True),
+        ("OPTION_MAX_ROLLING_BATCH_SIZE", "max_num_seqs", True),
+        ("OPTION_LOAD_IN_8BIT", "load_in_8bit", False),
+        ("OPTION_Max_Model_Len", "Max_Model_Len", False),
+        ("OPTION_GPU.MAXWORKERS", "GPU.MAXWORKERS", False),
+        ("SERVING_MAX_REQUEST_SIZE", "max_request_size", True),
+        ("OPTION_SHUTDOWN_DELAY", "shutdown_delay", True),
+    ],
+)
+def test_name_of_a_variable(variable: str, name: str, known: bool) -> None:
+    (_, regular, _), warnings = environment({variable: " verbatim "})
+    assert [(setting.name, setting.text, setting.origin, setting.known) for setting in regular] == [
+        (name, " verbatim ", variable, known)
+    ]
+    assert warnings == []
+
+
+def test_layers_of_the_environment() -> None:
+    env = {
+        "HF_MODEL_ID": "a",
+        "OPTION_MODEL_ID": "b",
+        "TENSOR_PARALLEL_DEGREE": "2",
+        "option.dtype": "fp16",
+        "HOME": "/",
+    }
+    layers, _ = environment(env)
+    assert [[(setting.name, setting.text) for setting in layer] for layer in layers] == [
+        [("model", "a")],
+        [("model", "b")],
+        [("tensor_parallel_size", "2")],
+    ]
+
+
+@pytest.mark.parametrize(
+    "variable", ["HF_MODEL_ID", "OPTION_DTYPE", "SERVING_MAX_REQUEST_SIZE", "TENSOR_PARALLEL_DEGREE"]
+)
+def test_empty_variable_is_unset(variable: str) -> None:
+    assert environment({variable: ""}) == ([[], [], []], [])
+
+
+def test_upper_case_variable_wins_over_its_twin() -> None:
+    (_, regular, _), warnings = environment({"OPTION_max_model_len": "1", "OPTION_MAX_MODEL_LEN": "2"})
+    assert [setting.text for setting in regular] == ["2"]
+    assert warnings == ["OPTION_max_model_len has no effect beside OPTION_MAX_MODEL_LEN"]
+
+
+def test_two_variables_for_one_option_must_agree() -> None:
+    with pytest.raises(ConfigError) as raised:
+        environment({"OPTION_MAX_NUM_SEQS": "1", "OPTION_MAX_ROLLING_BATCH_SIZE": "2"})
+    assert [str(problem) for problem in raised.value.problems] == [
+        "max_num_seqs is both '1' and '2' (OPTION_MAX_NUM_SEQS and OPTION_MAX_ROLLING_BATCH_SIZE); keep one of the two"
+    ]
+
+
+def test_config_file_of_vllm(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "model: org/m\ntensor-parallel-size: 2\nenforce_eager: on\nserved-model-name: [a, b]\n"
+        "compilation-config: {mode: 3}\nrevision: 2024-01-01\ndtype: ~\nmax_model_len: '16k'\nnope: 1\n"
+    )
+    settings = from_yaml(path)
+    assert [(setting.name, setting.text) for setting in settings] == [
+        ("model", "org/m"),
+        ("tensor_parallel_size", "2"),
+        ("enforce_eager", "true"),
+        ("served_model_name", '["a", "b"]'),
+        ("compilation_config", '{"mode": 3}'),
+        ("revision", "2024-01-01"),
+        ("dtype", "null"),
+        ("max_model_len", "16k"),
+        ("nope", "1"),
+    ]
+    assert settings[1].origin == "c.yaml tensor-parallel-size"
+    assert [setting.name for setting in settings if not setting.known] == ["nope"]
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "text"),
+    [
+        (None, "NOT_FOUND", "cannot read --config {path}: No such file or directory"),
+        (b"a: [", "VALIDATION", "--config {path} is not YAML: while parsing a flow node expected the node content"),
+        (b"\xff\xfe\xff", "VALIDATION", "--config {path} is not YAML: "),
+        (b"- a", "VALIDATION", "--config {path} must hold `name: value` lines"),
+        (b"", "VALIDATION", "--config {path} must hold `name: value` lines"),
+    ],
+)
+def test_config_file_that_cannot_be_read(tmp_path: Path, data: bytes | None, kind: str, text: str) -> None:
+    path = tmp_path / "c.yaml"
+    if data is not None:
+        path.write_bytes(data)
+    with pytest.raises(ConfigError) as raised:
+        from_yaml(path)
+    (problem,) = raised.value.problems
+    assert problem.kind == kind
+    assert problem.text.startswith(text.format(path=path))
+
+
+def test_first_layer_wins_and_keeps_what_it_overrode() -> None:
+    strong, weak = Setting("dtype", "fp16", "flag"), Setting("dtype", "bf16", "file")
+    same = Setting("dtype", "fp16", "variable")
+    assert merge([[strong], [weak], [same]]) == {"dtype": Effective(strong, (weak,))}
+
+
+def test_last_setting_of_a_layer_counts() -> None:
+    first, last = Setting("dtype", "fp16", "flag"), Setting("dtype", "bf16", "flag")
+    assert merge([[first, last]]) == {"dtype": Effective(last)}

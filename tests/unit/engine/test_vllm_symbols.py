@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""vLLM's internals that we build on are where we import them from, and take what we give them."""
+
+import inspect
+
+import pytest
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from serving.engine import vllm_app, vllm_engine
+
+pytestmark = pytest.mark.vllm
+
+
+@pytest.mark.parametrize(
+    ("function", "parameters"),
+    [
+        (vllm_app.init_app_state, ["engine_client", "state", "args", "supported_tasks"]),
+        (vllm_app.register_api_routers, ["args", "app", "supported_tasks", "model_config"]),
+        (vllm_app.attach_endpoint_plugins, ["app", "supported_tasks"]),
+        (vllm_app.init_exception_handler, ["app"]),
+        (vllm_app.init_entrypoints_middleware, ["args", "app", "supported_tasks"]),
+        (vllm_app.sagemaker_standards_bootstrap, ["app"]),
+        (vllm_app.validate_parsed_serve_args, ["args"]),
+        (vllm_app.validate_api_server_args, ["args"]),
+        (vllm_app.get_uvicorn_log_config, ["args"]),
+        (vllm_app.configure_logging_from_args, ["args"]),
+        (vllm_engine.propagate_flash_late_interaction, ["args", "engine_args"]),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_signature(function, parameters: list[str]) -> None:
+    assert list(inspect.signature(function).parameters) == parameters
+
+
+@pytest.mark.parametrize("kind", vllm_engine._OPENAI)
+def test_request_models(kind: str) -> None:
+    model, serving, method = vllm_engine._OPENAI[kind]
+    body = {"prompt": "x"} if kind == "completion" else {"messages": [{"role": "user", "content": "x"}]}
+    assert model.model_validate(body).stream is False
+    assert serving.startswith("openai_serving_")
+    assert method.startswith("create_")
+
+
+@pytest.mark.parametrize("name", ["generate", "encode", "abort", "shutdown", "errored", "reset_mm_cache", "add_lora"])
+def test_engine_client(name: str) -> None:
+    assert hasattr(AsyncLLM, name)

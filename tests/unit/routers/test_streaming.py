@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When an answer's bytes go out, what a failure looks like before and after the first one, and clients that leave."""
+
+import asyncio
+import json
+import logging
+
+import pytest
+from fastapi import FastAPI
+
+from serving.errors import EngineDead, EngineOverloaded, PayloadError, ServingError
+from tests.fakes import FakeEngine
+from tests.unit.asgi import TIMEOUT_S, Exchange, invocation
+
+pytestmark = pytest.mark.pure
+LONG_S = 3600.0
+INTERNAL = "internal error; the server's log has the details"
+
+
+async def until_in_flight(engine: FakeEngine, count: int) -> None:
+    """Waits until the engine works on this many requests."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while engine.num_in_flight != count:
+            await asyncio.sleep(0)
+
+
+async def test_one_message_per_engine_step(app: FastAPI, engine: FakeEngine) -> None:
+    engine.tokens_per_step = 3
+    exchange = await invocation(app, max_new_tokens=7).run()
+    assert [body.count(b'"token"') for body in exchange.bodies] == [3, 3, 1, 0]
+    assert exchange.bodies[-1] == b""
+    assert exchange.is_complete
+
+
+async def test_answer_without_stream_is_one_message_with_its_length(app: FastAPI) -> None:
+    exchange = await invocation(app, stream=False, max_new_tokens=3).run()
+    (body,) = exchange.bodies
+    assert body == b'{"generated_text": "ementement Licensee"}\n'
+    assert exchange.headers["content-length"] == str(len(body))
+
+
+async def test_stream_has_no_length(app: FastAPI) -> None:
+    exchange = await invocation(app, max_new_tokens=1).run()
+    assert "content-length" not in exchange.headers
+    assert exchange.headers["content-type"] == "application/jsonlines"
+
+
+async def test_nothing_is_sent_before_the_first_chunk_exists(app: FastAPI, engine: FakeEngine) -> None:
+    engine.step_s = 0.05
+    exchange = invocation(app, max_new_tokens=1)
+    task = asyncio.create_task(exchange.run())
+    await until_in_flight(engine, 1)
+    assert exchange.sent == []
+    await task
+    assert exchange.status == 200
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_client_leaves_before_the_first_byte(app: FastAPI, engine: FakeEngine, stream: bool) -> None:
+    engine.step_s = LONG_S
+    exchange = invocation(app, stream)
+    task = asyncio.create_task(exchange.run())
+    await until_in_flight(engine, 1)
+    exchange.leave()
+    await task
+    assert engine.num_in_flight == 0
+
+
+async def test_client_leaves_mid_stream(app: FastAPI, engine: FakeEngine) -> None:
+    exchange = invocation(app)
+    task = asyncio.create_task(exchange.run())
+    await exchange.until_sent(2)
+    engine.step_s = LONG_S
+    exchange.leave()
+    await task
+    assert engine.num_in_flight == 0
+    assert 1 < len(exchange.bodies) + 1 < 30
+    assert exchange.sent[-1]["more_body"] is True
+
+
+@pytest.mark.parametrize("num_read", [0, 1, 2])
+async def test_client_that_reads_no_further_leaves(app: FastAPI, engine: FakeEngine, num_read: int) -> None:
+    """The app waits in `send`: before the status, before the first bytes, before the second ones."""
+    exchange = invocation(app)
+    if num_read == 0:
+        exchange.flowing.clear()
+    task = asyncio.create_task(exchange.run())
+    await until_in_flight(engine, 1)
+    await exchange.until_sent(num_read)
+    exchange.flowing.clear()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    exchange.leave()
+    await asyncio.wait([task], timeout=TIMEOUT_S)
+    assert engine.num_in_flight == 0
+    exchange.flowing.set()
+    await task
+
+
+async def test_other_requests_go_on_when_a_client_leaves(app: FastAPI, engine: FakeEngine) -> None:
+    leaving, staying = invocation(app), invocation(app, max_new_tokens=3)
+    tasks = [asyncio.create_task(exchange.run()) for exchange in (leaving, staying)]
+    await leaving.until_sent(2)
+    leaving.leave()
+    await asyncio.gather(*tasks)
+    assert staying.is_complete
+    assert staying.bodies[-2].endswith(b"\n\n\n")
+    assert engine.num_in_flight == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize(
+    ("failure", "status", "body"),
+    [
+        (PayloadError("too long"), 424, {"code": 424, "error": "too long"}),
+        (EngineOverloaded("busy"), 503, {"code": 503, "type": "WlmCapacityException", "message": "busy"}),
+        (EngineDead(), 500, {"code": 500, "type": "EngineException", "message": "Inference Engine Failure"}),
+        (KeyError("secret"), 500, {"code": 500, "type": "InternalServerException", "message": INTERNAL}),
+    ],
+)
+async def test_failure_before_the_first_byte_is_an_http_error(
+    app: FastAPI, engine: FakeEngine, stream: bool, failure: Exception, status: int, body: dict[str, object]
+) -> None:
+    engine.failure = failure
+    exchange = await invocation(app, stream).run()
+    assert exchange.status == status
+    assert json.loads(b"".join(exchange.bodies)) == body
+    assert exchange.headers["connection"] == "close"
+    assert exchange.is_complete
+    assert engine.num_in_flight == 0
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [
+        (EngineDead(), {"message": "Inference Engine Failure", "type": "EngineException", "code": 500}),
+        (PayloadError("nö"), {"message": "nö", "type": "BadRequestException", "code": 424}),
+        (ZeroDivisionError("secret"), {"message": INTERNAL, "type": "InternalServerException", "code": 500}),
+    ],
+)
+async def test_failure_after_the_first_byte_is_the_last_line(
+    app: FastAPI, engine: FakeEngine, failure: Exception, error: dict[str, object]
+) -> None:
+    engine.failure, engine.fail_after = failure, 2
+    exchange = await invocation(app).run()
+    assert exchange.status == 200
+    assert len(exchange.bodies) == 4
+    assert exchange.bodies[2] == json.dumps({"error": error}, ensure_ascii=False).encode() + b"\n"
+    assert exchange.is_complete
+    assert engine.num_in_flight == 0
+
+
+@pytest.mark.parametrize("fail_after", [0, 1])
+async def test_unexpected_exception_is_logged_with_the_request_id(
+    app: FastAPI, engine: FakeEngine, caplog: pytest.LogCaptureFixture, fail_after: int
+) -> None:
+    engine.failure, engine.fail_after = ZeroDivisionError("secret"), fail_after
+    exchange = await invocation(app).run()
+    assert b"secret" not in b"".join(exchange.bodies)
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("serving.routers.streaming", logging.ERROR)
+    assert record.getMessage() == "request id-1 failed"
+    assert record.exc_info is not None
+    assert record.exc_info[1] is engine.failure
+
+
+@pytest.mark.parametrize("fail_after", [0, 1])
+async def test_error_of_ours_is_no_bug(
+    app: FastAPI, engine: FakeEngine, caplog: pytest.LogCaptureFixture, fail_after: int
+) -> None:
+    engine.failure, engine.fail_after = ServingError("known"), fail_after
+    await invocation(app).run()
+    assert caplog.records == []
+
+
+async def test_client_leaves_while_it_sends_its_body(app: FastAPI, engine: FakeEngine) -> None:
+    exchange = Exchange(app, headers={"content-length": "100"}, body=[b"{"], is_whole=False)
+    exchange.leave()
+    await exchange.run()
+    assert engine.requests == []
