@@ -30,6 +30,26 @@ fi
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 py="$VENV/bin/python"
 
+# vLLM's CPU kernels are linked with libnuma, which a small Debian does not have. Without root its package can still be
+# fetched and unpacked; the .pth file loads the library in every interpreter of this environment.
+numa() { "$py" -c 'import ctypes; ctypes.CDLL("libnuma.so.1")' 2>/dev/null; }
+if ! numa; then
+    unpacked="$(mktemp -d)"
+    (cd "$unpacked" && chmod 755 . && apt-get download --quiet libnuma1 && dpkg-deb -x libnuma1_*.deb .) >/dev/null 2>&1 || true
+    library="$(find "$unpacked" -name 'libnuma.so.1' 2>/dev/null | head -n 1)"
+    if [ -n "$library" ]; then
+        cp -L "$library" "$VENV/lib/libnuma.so.1"
+        site="$("$py" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+        echo 'import ctypes, sys; ctypes.CDLL(sys.prefix + "/lib/libnuma.so.1")' > "$site/lmi_libnuma.pth"
+        echo "setup: libnuma is not installed here; using a copy of Debian's package in $VENV/lib"
+    fi
+    rm -rf "$unpacked"
+    if ! numa; then
+        echo "setup: missing: libnuma.so.1 (Debian: apt install libnuma1; Fedora: dnf install numactl-libs)" >&2
+        exit 1
+    fi
+fi
+
 # Directories with local wheels: pip reads them from its environment and configuration, uv from neither.
 links="${PIP_FIND_LINKS:-} $("$py" -m pip config get global.find-links 2>/dev/null || true)"
 set --

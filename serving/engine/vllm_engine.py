@@ -7,6 +7,7 @@ Started by `cli.py`; requests come from handlers. vLLM's own routes use the same
 import asyncio
 import itertools
 import logging
+import re
 import time
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
@@ -45,19 +46,14 @@ _OPENAI = {
 }
 _DATA = b"data: "
 _REMEDIES = (
-    (
-        ("memory", "KV cache"),
-        "lower option.max_model_len, option.max_rolling_batch_size or option.gpu_memory_utilization",
-    ),
-    (("trust_remote_code",), "set option.trust_remote_code=true if you trust the model's code"),
-    (
-        ("Repo id", "huggingface", "Hugging Face", "offline"),
-        "check the model id, HF_TOKEN and the network, or give a local directory",
-    ),
-    (("dtype",), "choose another option.dtype"),
-    (("not supported",), "see vLLM's list of supported models and quantization methods"),
-)
-"""Words in an engine's start failure, and what most often helps."""
+    (r"out of memory|KV cache|memory utilization|[Aa]vailable memory", "lower option.max_model_len, "
+     "option.max_rolling_batch_size or option.gpu_memory_utilization"),
+    (r"trust_remote_code", "set option.trust_remote_code=true if you trust the model's code"),
+    (r"Repo id|[Hh]ugging ?[Ff]ace|offline", "check the model id, HF_TOKEN and the network, or give a local directory"),
+    (r"\bdtype\b", "choose another option.dtype"),
+    (r"not supported", "see vLLM's list of supported models and quantization methods"),
+)  # fmt: skip
+"""A pattern in an engine's start failure, and what most often helps."""
 
 
 class VllmEngine:
@@ -88,7 +84,7 @@ class VllmEngine:
         except Exception as error:
             logger.debug("engine start failed", exc_info=True)
             text = _one_line(self._output.root_cause() or error)
-            remedy = next((remedy for words, remedy in _REMEDIES if any(word in text for word in words)), "")
+            remedy = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, text)), "")
             raise ConfigError([Problem("ENGINE", f"the engine does not start: {text}", remedy=remedy)]) from None
         for name, path in self._adapters.items():
             await self._load_adapter(name, path)
