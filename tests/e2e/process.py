@@ -9,10 +9,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import httpx
+import psutil
 
 LMI = str(Path(sys.executable).parent / "lmi")
 START_TIMEOUT_S = 240
@@ -69,13 +71,12 @@ class LmiProcess:
 
     def children(self) -> list[int]:
         """Every process of its session but itself: the engine's."""
-        rows = subprocess.run(["ps", "-e", "-o", "pid=,sid=,stat="], capture_output=True, text=True, check=True).stdout
-        fields = [row.split() for row in rows.splitlines()]
-        return [
-            int(pid)
-            for pid, session, state in fields
-            if int(session) == self.process.pid and int(pid) != self.process.pid and not state.startswith("Z")
-        ]
+        found = []
+        for process in psutil.process_iter(["status"]):
+            with suppress(ProcessLookupError):
+                if os.getsid(process.pid) == self.process.pid and process.info["status"] != psutil.STATUS_ZOMBIE:
+                    found.append(process.pid)
+        return [pid for pid in found if pid != self.process.pid]
 
     def engine_pid(self) -> int:
         """The process called EngineCore."""
