@@ -121,6 +121,7 @@ class BodyLimit:
             if num_read <= self._limit:
                 await send(message)
             elif message["type"] == "http.response.start":
+                await _discard(receive)
                 await _too_large()(scope, receive, send)
 
         await self._app(scope, counted, refused)

@@ -14,7 +14,7 @@ _BEYOND_THIS_COUNT = frozenset({
     "nnodes",
     "prefill_context_parallel_size",
 })  # fmt: skip
-"""VLLM arguments that spread the engine over machines, or in another dimension: vLLM is the judge then."""
+"""Arguments of vLLM that spread the engine over machines, or in another dimension: vLLM is the judge then."""
 
 
 def tensor_parallel_size(degree: int | Literal["max"], passed: Mapping[str, Any], host: Host) -> int:

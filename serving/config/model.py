@@ -30,6 +30,7 @@ class ModelLocation:
         strength: who may say otherwise: nobody for a `hub` id, the directory's own file for a `directory`, every
             option for a `store`.
         name: the endpoint's name if it was given with the model.
+        given: the model as it was written where it was named outside the store.
         empty_store: the model store that was named and holds nothing; empty if there is none.
     """
 
@@ -37,6 +38,7 @@ class ModelLocation:
     model: Setting | None = None
     strength: Literal["hub", "directory", "store"] = "store"
     name: str | None = None
+    given: str = ""
     empty_store: str = ""
 
 
@@ -145,6 +147,6 @@ def _location(text: str, origin: str, host: Host) -> ModelLocation:
         if not path.is_dir() or not any(path.iterdir()):
             state = "is empty" if path.is_dir() else "is not a directory" if path.exists() else "does not exist"
             raise ConfigError([Problem("NOT_FOUND", f"directory {target!r} {state}", origin, _THREE_WAYS)])
-        return ModelLocation(path, Setting("model", absolute(target), origin), "directory", name)
+        return ModelLocation(path, Setting("model", absolute(target), origin), "directory", name, target)
     check_model_id(target, origin, host)
-    return ModelLocation(None, Setting("model", target, origin), "hub", name)
+    return ModelLocation(None, Setting("model", target, origin), "hub", name, target)

@@ -99,7 +99,7 @@ def resolve(env: Mapping[str, str], argv: Sequence[str], host: Host, demo_dir: P
         model_name=model_location.endpoint_name(location, lmi.model_id),
         model_dir=location.directory,
         adapters=_adapters(location.directory) if lmi.enable_lora else {},
-        vllm_arguments=values | _defaults(values, env, host),
+        vllm_arguments=values | _defaults(values, location.given or lmi.model_id, env, host),
         options=lmi,
         server=server,
         environment=_environment(env, host, line.demo),
@@ -136,7 +136,7 @@ def _table(table: type[_T], given: Mapping[str, Effective], problems: list[Probl
 
 
 def _pass_through(given: Mapping[str, Effective], problems: list[Problem], warnings: list[str]) -> dict[str, Any]:
-    """VLLM arguments that no LMI option stands for, typed by the snapshot."""
+    """Arguments of vLLM that no LMI option stands for, typed by the snapshot."""
     values: dict[str, Any] = {}
     for name, entry in given.items():
         argument = arguments().get(name)
@@ -173,12 +173,15 @@ def _engine_arguments(lmi: LmiOptions, model: str, passed: Mapping[str, Any], ho
     }
 
 
-def _defaults(values: Mapping[str, Any], env: Mapping[str, str], host: Host) -> dict[str, Any]:
-    """Values for vLLM arguments that nobody set and whose vLLM default does not fit this server."""
+def _defaults(values: Mapping[str, Any], given: str, env: Mapping[str, str], host: Host) -> dict[str, Any]:
+    """Values for vLLM arguments that nobody set and whose vLLM default does not fit this server.
+
+    `given` is the model as the user wrote it, which is how clients of `vllm serve` name it.
+    """
     defaults: dict[str, Any] = {
         "host": "127.0.0.1",
         "port": 8080,
-        "served_model_name": list(dict.fromkeys(["lmi", values["model"]])),
+        "served_model_name": list(dict.fromkeys(["lmi", given])),
         "shutdown_timeout": 15,
     }
     if host.device_count == 0:

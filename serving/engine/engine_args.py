@@ -13,7 +13,7 @@ from serving.errors import ConfigError, Problem
 
 
 def namespace(values: Mapping[str, Any]) -> Namespace:
-    """VLLM's namespace for `values` (argument name to typed value), front-end arguments included.
+    """vLLM's namespace for `values` (argument name to typed value), front-end arguments included.
 
     Raises:
         ConfigError: vLLM's parser or its checks refuse a value (`ARGPARSE`).

@@ -117,7 +117,7 @@ def attach(app: FastAPI, state: State, tasks: tuple[str, ...], model_config: Mod
 
 
 def fastapi_options(args: Namespace) -> dict[str, Any]:
-    """VLLM's front-end arguments in FastAPI's words."""
+    """vLLM's front-end arguments in FastAPI's words."""
     options: dict[str, Any] = {"root_path": args.root_path or ""}
     if args.disable_fastapi_docs:
         options |= {"openapi_url": None, "docs_url": None, "redoc_url": None}
@@ -127,7 +127,7 @@ def fastapi_options(args: Namespace) -> dict[str, Any]:
 
 
 def uvicorn_options(args: Namespace) -> dict[str, Any]:
-    """VLLM's front-end arguments in uvicorn's words."""
+    """vLLM's front-end arguments in uvicorn's words."""
     set_ulimit()
     options = {
         "log_level": args.uvicorn_log_level,

@@ -27,16 +27,17 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMServerError
-from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.outputs import RequestOutput
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from serving.engine import vllm_app
 from serving.engine.child_output import ChildOutput
+from serving.engine.chunks import chunk
 from serving.engine.gate import EngineGate
 from serving.errors import ConfigError, EngineDead, EngineError, EngineOverloaded, PayloadError, Problem
-from serving.schemas.generation import GenerationChunk, GenerationRequest, OpenAIRequest, Token
+from serving.schemas.generation import GenerationChunk, GenerationRequest, OpenAIRequest
 
 logger = logging.getLogger(__name__)
 
@@ -115,23 +116,25 @@ class VllmEngine:
 
     @property
     def model_config(self) -> Any:
-        """VLLM's configuration of the loaded model."""
+        """The configuration that vLLM made for the loaded model."""
         return self._client.model_config
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk]:
         """As `Engine.generate`."""
-        with _our_errors():
-            async with aclosing(await self._submit(request)) as outputs:
+        with _request_errors():
+            submitted = await self._submit(request)
+        with _vllm_errors():
+            async with aclosing(submitted) as outputs:
                 async for output in outputs:
                     for choice in output.outputs:
                         if choice.finish_reason == "error":
                             raise EngineError("the engine failed on this request")
-                        yield _chunk(output, choice, request.fields)
+                        yield chunk(output, choice, request.fields["logprobs"] if choice.logprobs else 0)
 
     async def openai(self, request: OpenAIRequest, headers: Mapping[str, str]) -> bytes | AsyncGenerator[bytes]:
         """As `Engine.openai`."""
         model, serving_name, method = _OPENAI[request.kind]
-        with _our_errors():
+        with _request_errors():
             serving = getattr(self.state, serving_name)
             if serving is None:
                 raise PayloadError(f"this model does not answer {request.kind} requests")
@@ -199,39 +202,8 @@ class VllmEngine:
         logger.info("warmed up in %.1f s", time.monotonic() - began)
 
 
-def _chunk(output: RequestOutput, choice: CompletionOutput, fields: Mapping[str, Any]) -> GenerationChunk:
-    chunk = GenerationChunk(
-        index=choice.index,
-        text=choice.text,
-        tokens=[],
-        num_tokens=len(choice.token_ids),
-        finish_reason=choice.finish_reason,
-        stop_reason=choice.stop_reason,
-        num_prompt_tokens=len(output.prompt_token_ids or ()),
-    )
-    if choice.logprobs:
-        for token_id, ranked in zip(choice.token_ids, choice.logprobs, strict=True):
-            chosen = ranked[token_id]
-            chunk.tokens.append(Token(token_id, chosen.decoded_token or "", chosen.logprob))
-        if fields["logprobs"] > 1:
-            chunk.top_tokens = [
-                [Token(key, one.decoded_token or "", one.logprob) for key, one in ranked.items()]
-                for ranked in choice.logprobs
-            ]
-    if output.prompt_logprobs and output.prompt_token_ids:
-        chunk.prompt_tokens = [
-            Token(
-                token_id,
-                (ranked[token_id].decoded_token or "") if ranked else "",
-                ranked[token_id].logprob if ranked else None,
-            )
-            for token_id, ranked in zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
-        ]
-    return chunk
-
-
 async def _objects(events: AsyncGenerator[str]) -> AsyncGenerator[bytes]:
-    """VLLM's event texts (`data: {...}`) as the objects inside; an error before the first object is raised."""
+    """The objects inside vLLM's event texts (`data: {...}`); an error before the first one is raised."""
     is_first = True
     async with aclosing(events):
         async for event in events:
@@ -255,19 +227,30 @@ def _refuse(answer: Any) -> Any:
 
 
 @contextmanager
-def _our_errors() -> Iterator[None]:
+def _vllm_errors() -> Iterator[None]:
+    """vLLM's own exceptions, whose classes say whose fault it was."""
     try:
         yield
     except EngineDeadError:
         raise EngineDead from None
+    except GracefulHTTPError as error:
+        raise EngineOverloaded(_one_line(error)) from None
+    except VLLMClientError as error:
+        raise PayloadError(f"Input parsing failed: {_one_line(error)}") from None
+    except VLLMServerError as error:
+        raise EngineError(_one_line(error) if str(error) else "the engine failed on this request") from error
+
+
+@contextmanager
+def _request_errors() -> Iterator[None]:
+    """While vLLM reads a request, plain Python exceptions are faults of the request, too."""
+    try:
+        with _vllm_errors():
+            yield
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors())
         raise PayloadError(f"Input parsing failed: {_one_line(faults)}") from None
-    except GracefulHTTPError as error:
-        raise EngineOverloaded(_one_line(error)) from None
-    except VLLMServerError as error:
-        raise EngineError(_one_line(error)) from error
-    except (VLLMClientError, ValueError, TypeError, OverflowError, NotImplementedError) as error:
+    except (ValueError, TypeError, OverflowError, NotImplementedError) as error:
         raise PayloadError(f"Input parsing failed: {_one_line(error)}") from None
 
 

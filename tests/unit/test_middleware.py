@@ -78,9 +78,9 @@ async def test_discarding_ends_when_the_client_sends_nothing(monkeypatch: pytest
 
 @pytest.mark.parametrize("answer", [Response(status_code=500), PlainTextResponse("mine", 200)])
 async def test_body_of_untold_length_is_refused_whatever_the_app_answers(answer: Response) -> None:
-    exchange = await Exchange(BodyLimit(Echo(answer), LIMIT), body=[b"0123456789", b"0", b"never"]).run()
+    exchange = await Exchange(BodyLimit(Echo(answer), LIMIT), body=[b"0123456789", b"0", b"discarded"]).run()
     assert (exchange.status, exchange.bodies, exchange.is_complete) == (413, [b""], True)
-    assert exchange.num_received == 2
+    assert exchange.num_received == 3
 
 
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])

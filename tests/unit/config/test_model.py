@@ -34,7 +34,6 @@ def problem(root: Path, argv: list[str], files: tuple[str, ...] = (), **env: str
     [
         (["org/m-7.1b"], {}, "org/m-7.1b", "org_m_7_1b", None),
         (["/models/my-llm"], {}, "/models/my-llm", "my_llm", "/models/my-llm"),
-        (["/models/x/../my-llm/"], {}, "/models/my-llm", "my_llm", "/models/my-llm"),
         (["--model", "org/m"], {}, "org/m", "org_m", None),
         (["-m", "org/m"], {}, "org/m", "org_m", None),
         (["-m", "my-name=org/m"], {}, "org/m", "my-name", None),
@@ -66,6 +65,13 @@ def test_sources_of_the_model(
     assert config.model_name == name
     assert config.model_dir == (None if directory is None else tmp_path / directory[1:])
     assert config.warnings == []
+
+
+def test_clients_may_name_the_model_as_the_user_did(tmp_path: Path) -> None:
+    config = resolved(tmp_path, ["/models/x/../my-llm/"], ("/models/my-llm/config.json",))
+    assert config.vllm_arguments["model"] == "/models/my-llm"
+    assert config.served_model_names == ["lmi", "/models/x/../my-llm/"]
+    assert config.model_name == "my_llm"
 
 
 @pytest.mark.parametrize(
