@@ -10,7 +10,7 @@ MODEL ?=
 FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check test-e2e test-long bench-start lock snapshot demo-model format clean
+.PHONY: help setup serve test check lint test-e2e bench-start lock snapshot demo-model format clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,13 +24,16 @@ $(VENV)/.ready: requirements/install.sh requirements/cpu.lock requirements/dev.l
 serve: setup ## Serve the demo model, or MODEL=...; PORT=, HOST=, FLAGS="..." are passed on
 	@$(BIN)/lmi serve $(if $(MODEL),$(MODEL),--demo) --host $(HOST) --port $(PORT) $(FLAGS)
 
-test: check test-e2e ## Everything a change can break
+test: lint ## Everything a change can break
+	@$(BIN)/pytest -q
 
-check: setup ## The fast part: format, lint, layers, types, tests without an engine
+check: lint ## The fast part: lint and the tests without an engine
+	@$(BIN)/pytest -q -m "pure or vllm"
+
+lint: setup ## Format, lint, layers, types
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet .
 	@$(BIN)/lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log; exit 1; }
 	@$(BIN)/mypy
-	@$(BIN)/pytest -q -m "pure or vllm"
 
 test-e2e: setup ## Tests that start the real engine on the demo model
 	@$(BIN)/pytest -q -m engine

@@ -83,7 +83,10 @@ def _serve(config: ResolvedConfig, began: float) -> int:
     with bind(values["host"], values["port"], values.get("uds")) as sock:
         os.environ.update(config.environment)
         if "TORCHDYNAMO_DISABLE" in config.environment:
-            logger.warning("no C++ compiler found: the engine runs without compiled kernels, which is slower")
+            logger.warning(
+                "no C++ compiler with Python's headers found (Debian: apt install g++ python3-dev): "
+                "the engine runs without compiled kernels, which is slower"
+            )
         import uvloop
 
         from serving.engine.engine_args import namespace

@@ -40,11 +40,12 @@ async def client(app: FastAPI):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every test stands in exactly one tier."""
+    """Every test stands in exactly one tier; the fast ones come first."""
     for item in items:
         tiers = [tier for tier in TIERS if item.get_closest_marker(tier)]
         if len(tiers) != 1:
             raise pytest.UsageError(f"{item.nodeid} needs exactly one of the markers {', '.join(TIERS)}, has {tiers}")
+    items.sort(key=lambda item: next(tier for tier, name in enumerate(TIERS) if item.get_closest_marker(name)))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

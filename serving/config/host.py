@@ -7,6 +7,7 @@
 import os
 import re
 import shutil
+import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,13 @@ class Host:
     Attributes:
         device_count: visible accelerators; 0 means that the CPU computes.
         memory_bytes: memory that may be used now.
-        has_cxx_compiler: a C++ compiler is on `PATH` (vLLM compiles kernels on CPU at start).
+        can_compile: a C++ compiler and Python's headers are there (vLLM compiles kernels on CPU at start).
         root: what absolute paths are looked up under.
     """
 
     device_count: int = 0
     memory_bytes: int = 16 * _GIB
-    has_cxx_compiler: bool = True
+    can_compile: bool = True
     root: Path = Path("/")
 
     @classmethod
@@ -36,7 +37,8 @@ class Host:
         return cls(
             device_count=_visible_gpus(env.get("CUDA_VISIBLE_DEVICES")),
             memory_bytes=_available_memory(),
-            has_cxx_compiler=shutil.which(env.get("CXX") or "g++", path=env.get("PATH")) is not None,
+            can_compile=shutil.which(env.get("CXX") or "g++", path=env.get("PATH")) is not None
+            and Path(sysconfig.get_path("include"), "Python.h").is_file(),
         )
 
     def path(self, text: str) -> Path:

@@ -188,7 +188,7 @@ def _defaults(values: Mapping[str, Any], given: str, env: Mapping[str, str], hos
         if "VLLM_CPU_KVCACHE_SPACE" not in env and "gpu_memory_utilization" not in values:
             # vLLM would ask for 92 % of the machine's memory.
             defaults["kv_cache_memory_bytes"] = min(4 * _GIB, host.memory_bytes // 4)
-        if not host.has_cxx_compiler:
+        if not host.can_compile:
             defaults["enforce_eager"] = True
     return {name: value for name, value in defaults.items() if name not in values}
 
@@ -206,6 +206,6 @@ def _environment(env: Mapping[str, str], host: Host, is_demo: bool) -> dict[str,
     if host.device_count == 0 and is_demo:
         # One process less to start; a model of this size gains nothing from threads bound to cores.
         wanted["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    if host.device_count == 0 and not host.has_cxx_compiler:
+    if host.device_count == 0 and not host.can_compile:
         wanted["TORCHDYNAMO_DISABLE"] = "1"
     return {name: value for name, value in wanted.items() if name not in env}

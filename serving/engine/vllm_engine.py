@@ -82,15 +82,16 @@ class VllmEngine:
             self.tasks = tuple(await self._client.get_supported_tasks())
             self.gate = EngineGate(self._client)
             self.state = await vllm_app.build_state(self.gate, self._args, self.tasks)
+            for name, path in self._adapters.items():
+                await self._load_adapter(name, path)
+            if "generate" in self.tasks:
+                await self._warm_up()
         except Exception as error:
             logger.debug("engine start failed", exc_info=True)
+            self._output.join()
             text = _one_line(self._output.root_cause() or error)
             remedy = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, text)), "")
             raise ConfigError([Problem("ENGINE", f"the engine does not start: {text}", remedy=remedy)]) from None
-        for name, path in self._adapters.items():
-            await self._load_adapter(name, path)
-        if "generate" in self.tasks:
-            await self._warm_up()
 
     async def close(self, timeout_s: float = 0) -> None:
         """Ends the engine's processes; requests in flight get `timeout_s` seconds to finish."""

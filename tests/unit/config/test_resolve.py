@@ -210,10 +210,10 @@ def test_adapter_slots_of_the_engine(num_gpus: int, enable_lora: str, max_loras:
 @pytest.mark.parametrize(
     ("host", "argv", "enforce_eager", "disabled"),
     [
-        (Host(has_cxx_compiler=False), [], True, "1"),
-        (Host(has_cxx_compiler=False), ["--no-enforce-eager"], False, "1"),
+        (Host(can_compile=False), [], True, "1"),
+        (Host(can_compile=False), ["--no-enforce-eager"], False, "1"),
         (Host(), [], None, None),
-        (Host(device_count=1, has_cxx_compiler=False), [], None, None),
+        (Host(device_count=1, can_compile=False), [], None, None),
     ],
 )
 def test_cpu_without_a_compiler(host: Host, argv: list[str], enforce_eager: bool | None, disabled: str | None) -> None:
