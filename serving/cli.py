@@ -74,6 +74,10 @@ def serve(argv: Sequence[str]) -> int:
         for problem in error.problems:
             print(f"lmi: error: {problem}", file=sys.stderr)
         return error.exit_code
+    except Exception as error:  # the last border: whatever it was, the user gets one line, and the log the rest
+        logger.exception("unexpected")
+        print(f"lmi: error: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
 
 
 def _serve(config: ResolvedConfig, began: float) -> int:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one place where an error becomes a status and a body, or the last line of a stream.
 
-LMI routes speak LMI's envelopes (contract: http 8): `{"code", "error"}` for payload faults, `{"code", "type",
-"message"}` for everything else. vLLM's routes keep upstream's handlers, which `vllm_app.attach` registers.
+LMI routes speak LMI's envelopes: `{"code", "error"}` for payload faults, `{"code", "type", "message"}` for everything
+else (tests/conformance/data/http.yaml). vLLM's routes keep upstream's handlers, which `vllm_app.attach` registers.
 """
 
 import json
@@ -11,16 +11,29 @@ from http import HTTPStatus
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.types import Scope
 
-from serving.errors import MethodNotAllowed, PayloadError, PayloadTooLarge, RouteNotFound, ServingError
+from serving.errors import MethodNotAllowed, PayloadError, PayloadTooLarge, RouteNotFound, ServingError, Unauthorized
 
 _UPSTREAM_PREFIXES = ("/v1/", "/inference/", "/cohere/")
-"""A subset of what upstream's own key check guards."""
 
 
-def is_upstream(path: str) -> bool:
-    """The path belongs to a route family whose errors look as upstream's do."""
-    return path.startswith(_UPSTREAM_PREFIXES)
+def route_path(scope: Scope) -> str:
+    """The path below `--root-path`, which is what routes are matched against."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
+
+
+def is_upstream(scope: Scope) -> bool:
+    """The request belongs to a route family whose errors look as upstream's do."""
+    return route_path(scope).startswith(_UPSTREAM_PREFIXES)
+
+
+def unauthorized(scope: Scope) -> Response:
+    """A key is missing or wrong, in the words of the route's family."""
+    if is_upstream(scope):
+        return Response('{"error": "Unauthorized"}', HTTPStatus.UNAUTHORIZED, media_type="application/json")
+    return response(Unauthorized())
 
 
 def response(error: ServingError) -> Response:
@@ -45,7 +58,7 @@ def register(app: FastAPI) -> None:
         return response(error)
 
     async def routing(request: Request, error: HTTPException) -> Response:
-        if is_upstream(request.url.path):
+        if is_upstream(request.scope):
             return _openai(error)
         if error.status_code == HTTPStatus.NOT_FOUND:
             return response(RouteNotFound())

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import error_responses
-from serving.errors import PayloadTooLarge, Unauthorized
+from serving.errors import PayloadTooLarge
 
 REQUEST_ID = "x-request-id"
 _DISCARD_S = 10.0
@@ -41,7 +41,7 @@ class RequestHeaders:
             return
         request_id = Headers(scope=scope).get(REQUEST_ID) or str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
-        extra = {} if error_responses.is_upstream(scope["path"]) else _LMI_HEADERS
+        extra = {} if error_responses.is_upstream(scope) else _LMI_HEADERS
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -55,10 +55,7 @@ class RequestHeaders:
 
 
 class ApiKeys:
-    """Lets a request pass that brings one of `keys`; health and metrics are open, so are CORS preflights.
-
-    Paths that upstream guards itself are left to it, so that its clients get its answer.
-    """
+    """Lets a request pass that brings one of `keys`; health and metrics are open, so are CORS preflights."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]):
         self._app = app
@@ -68,13 +65,12 @@ class ApiKeys:
         if (
             scope["type"] not in ("http", "websocket")
             or scope.get("method") == "OPTIONS"
-            or scope["path"] in _OPEN
-            or error_responses.is_upstream(scope["path"])
+            or error_responses.route_path(scope) in _OPEN
             or self._opens(Headers(scope=scope).get("authorization", ""))
         ):
             await self._app(scope, receive, send)
         else:
-            await error_responses.response(Unauthorized())(scope, receive, send)
+            await error_responses.unauthorized(scope)(scope, receive, send)
 
     def _opens(self, header: str) -> bool:
         scheme, _, key = header.partition(" ")

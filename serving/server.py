@@ -6,12 +6,13 @@ Called by `cli.py`. SIGTERM: `/ping` 503, accept for `shutdown_delay`, finish wh
 """
 
 import asyncio
+import errno
 import logging
-import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -35,27 +36,33 @@ def bind(host: str, port: int, unix_path: str | None = None) -> socket.socket:
     Raises:
         ConfigError: the address is taken or is not this machine's.
     """
-    where = unix_path or f"{host}:{port}"
+    family = socket.AF_UNIX if unix_path is not None else socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         if unix_path is not None:
-            unix = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            unix.bind(unix_path)
-            return unix
-        bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-        # Held but not listening, the address could still be taken over by a listener with SO_REUSEADDR.
-        with socket.socket(bound.family, socket.SOCK_STREAM) as probe:
-            probe.settimeout(0.5)
-            if port and probe.connect_ex((host if host not in ("", "0.0.0.0") else "127.0.0.1", port)) == 0:
-                raise OSError(98, "Address already in use")
-        return bound
+            _remove_stale(unix_path)
+            bound.bind(unix_path)
+        else:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((host, port))
     except (OSError, OverflowError) as error:
-        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        problem = Problem(
-            "CONFLICT", f"cannot listen on {where}: {reason}", remedy="choose another with --port or --host"
-        )
-        raise ConfigError([problem]) from None
+        bound.close()
+        where, remedy = (unix_path, "--uds") if unix_path is not None else (f"{host}:{port}", "--port or --host")
+        raise _cannot_listen(where, error, f"choose another with {remedy}") from None
+    return bound
+
+
+def _remove_stale(path: str) -> None:
+    """Removes a socket file that nobody listens on any more."""
+    if Path(path).is_socket():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            if probe.connect_ex(path) == errno.ECONNREFUSED:
+                Path(path).unlink()
+
+
+def _cannot_listen(where: str, error: Exception, remedy: str) -> ConfigError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return ConfigError([Problem("CONFLICT", f"cannot listen on {where}: {reason}", remedy=remedy)])
 
 
 class _Uvicorn(uvicorn.Server):
@@ -70,7 +77,10 @@ class _Uvicorn(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            raise _cannot_listen("the address", error, "another process listens there by now") from None
         if self.started:
             self._on_ready()
 
@@ -103,12 +113,16 @@ class Server:
             watch.cancel()
             if self._stopping is not None:
                 self._stopping.cancel()
-        # Ctrl-C reaches the engine's processes too, so after it their end is no failure.
-        return 1 if not server.started or (self._engine.is_dead and not self._interrupted) else 0
+        # A terminal or a supervisor may signal the engine's processes too: once told to stop, their end is no failure.
+        return 1 if not server.started or (self._engine.is_dead and self._stopping is None) else 0
 
     def _interrupt(self, server: uvicorn.Server) -> None:
+        """SIGINT is out in time even after a SIGTERM with a long timeout; a second one does not wait at all."""
+        timeout_s = min(self._timeout_s, _INTERRUPT_TIMEOUT_S)
+        loop = asyncio.get_running_loop()
+        loop.call_later(0 if self._interrupted else timeout_s, setattr, server, "force_exit", True)
         self._interrupted = True
-        self._stop(server, 0, min(self._timeout_s, _INTERRUPT_TIMEOUT_S))
+        self._stop(server, 0, timeout_s)
 
     def _stop(self, server: uvicorn.Server, delay_s: float, timeout_s: float) -> None:
         if delay_s and self._stopping is not None:
@@ -128,7 +142,7 @@ class Server:
         """Ends the server once the engine is gone and the requests in flight had time to get their errors."""
         while not self._engine.is_dead:
             await asyncio.sleep(_DEATH_CHECK_S)
-        if not self._interrupted:
+        if self._stopping is None:
             logger.critical("the engine process died; its last lines above say why. Exiting.")
         server.config.timeout_graceful_shutdown = int(_LAST_ANSWERS_S)
         server.should_exit = True

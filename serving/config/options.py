@@ -55,6 +55,20 @@ def _degree(value: Any) -> int | str:
     return degree
 
 
+def _only(*accepted: str, because: str) -> BeforeValidator:
+    """Takes one of `accepted` in any case; refuses the rest rather than to serve something else in its name."""
+
+    def check(value: Any) -> str:
+        if str(value).strip().lower() not in [word.lower() for word in accepted]:
+            raise ValueError(f"expected {' or '.join(accepted)}; {because}")
+        return accepted[0]
+
+    return BeforeValidator(check)
+
+
+ASYNC_SERVICE = "djl_python.lmi_vllm.vllm_async_service"
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -74,6 +88,16 @@ class LmiOptions(_Table):
     dtype: Annotated[str, BeforeValidator(_dtype), EngineArg("dtype")] = Field(
         "auto", description="Type of weights and activations: `auto`, `fp32`, `fp16`, `bf16` or vLLM's names."
     )
+    quantize: Annotated[str | None, EngineArg("quantization")] = Field(
+        None, description="Quantize at load: `fp8`, `bitsandbytes`, or a method of vLLM. Unset for quantized models."
+    )
+    entry_point: Annotated[str, _only(ASYNC_SERVICE, because="other handlers are not built yet")] = Field(
+        ASYNC_SERVICE, alias="entryPoint", description="The handler; LMI's vLLM async service is the built-in one."
+    )
+    rolling_batch: Annotated[str, _only("disable", because="the rolling-batch profile is not built yet")] = Field(
+        "disable", description="LMI's other mode of its vLLM handler."
+    )
+    async_mode: Bool = Field(True, description="LMI's mode on vLLM's async engine, and the only one here.")
     tensor_parallel_degree: Annotated[
         Literal["max"] | int,
         BeforeValidator(_degree),
@@ -94,6 +118,9 @@ class LmiOptions(_Table):
 class ServerSettings(_Table):
     """The server's own keys: unprefixed in `serving.properties`, `SERVING_*` as variables."""
 
+    engine: Annotated[str, _only("Python", "MPI", because="vLLM is the only engine here")] = Field(
+        "Python", description="LMI's engine; vLLM's is called Python."
+    )
     max_request_size: Int = Field(64 * 1024 * 1024, ge=1, description="Longest request body, in bytes.")
     shutdown_delay: Int = Field(
         0, ge=0, description="Seconds after SIGTERM in which requests are still accepted while `/ping` answers 503."

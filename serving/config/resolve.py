@@ -93,12 +93,20 @@ def resolve(env: Mapping[str, str], argv: Sequence[str], host: Host, demo_dir: P
     if key := env.get("VLLM_API_KEY"):
         # Any of the keys opens, wherever it was given.
         passed["api_key"] = list(dict.fromkeys([*passed.get("api_key", []), key]))
-    values = passed | _engine_arguments(lmi, lmi.model_id, passed, host)
+    values = passed | _engine_arguments(lmi, lmi.model_id, passed, host, warnings)
+    if not lmi.async_mode:
+        warnings.append("option.async_mode=false has no effect: the async mode is the only one")
     devices.check(values, host, warnings)
+    _check_files(values, host, problems)
+    adapters = _adapters(location.directory)
+    if adapters and not lmi.enable_lora:
+        warnings.append(f"adapters {', '.join(adapters)} are not served; option.enable_lora=true would serve them")
+    if problems:
+        raise ConfigError(problems)
     return ResolvedConfig(
         model_name=model_location.endpoint_name(location, lmi.model_id),
         model_dir=location.directory,
-        adapters=_adapters(location.directory) if lmi.enable_lora else {},
+        adapters=adapters if lmi.enable_lora else {},
         vllm_arguments=values | _defaults(values, location.given or lmi.model_id, env, host),
         options=lmi,
         server=server,
@@ -158,13 +166,24 @@ def _pass_through(given: Mapping[str, Effective], problems: list[Problem], warni
     return values
 
 
-def _engine_arguments(lmi: LmiOptions, model: str, passed: Mapping[str, Any], host: Host) -> dict[str, Any]:
+def _quantization(method: str | None, host: Host, warnings: list[str]) -> str | None:
+    """vLLM's name of the method; its `fp8` has no CPU kernel, `fp8_per_channel` has."""
+    if method == "fp8" and host.device_count == 0:
+        warnings.append("quantize=fp8 is fp8_per_channel on CPU")
+        return "fp8_per_channel"
+    return method
+
+
+def _engine_arguments(
+    lmi: LmiOptions, model: str, passed: Mapping[str, Any], host: Host, warnings: list[str]
+) -> dict[str, Any]:
     """LMI's options in vLLM's words."""
     return {
         "model": model,
         "revision": lmi.revision,
         "trust_remote_code": lmi.trust_remote_code,
         "dtype": lmi.dtype,
+        "quantization": _quantization(lmi.quantize, host, warnings),
         "tensor_parallel_size": devices.tensor_parallel_size(lmi.tensor_parallel_degree, passed, host),
         "max_num_seqs": lmi.max_rolling_batch_size,
         "enable_lora": lmi.enable_lora,
@@ -191,6 +210,13 @@ def _defaults(values: Mapping[str, Any], given: str, env: Mapping[str, str], hos
         if not host.can_compile:
             defaults["enforce_eager"] = True
     return {name: value for name, value in defaults.items() if name not in values}
+
+
+def _check_files(values: Mapping[str, Any], host: Host, problems: list[Problem]) -> None:
+    """TLS files are read when the server starts to listen, which would be minutes too late to complain."""
+    for name in ("ssl_keyfile", "ssl_certfile", "ssl_ca_certs"):
+        if (path := values.get(name)) and not host.path(path).is_file():
+            problems.append(Problem("NOT_FOUND", f"{name}={path!r} is not a file"))
 
 
 def _adapters(model_dir: Path | None) -> dict[str, Path]:

@@ -118,7 +118,8 @@ def from_environment(env: Mapping[str, str], warnings: list[str]) -> list[list[S
         if not variable.startswith("OPTION_") or not env[variable]:
             continue
         rest = variable.removeprefix("OPTION_")
-        key = "option." + (rest.lower() if re.fullmatch(r"[A-Z0-9_]+", rest) else rest)
+        name = rest.lower() if re.fullmatch(r"[A-Z0-9_]+", rest) else rest
+        key = {"entrypoint": "option.entryPoint", "engine": "engine"}.get(name, f"option.{name}")
         if key in found:
             warnings.append(f"{variable} has no effect beside {found[key][1]}")
         else:
@@ -167,7 +168,7 @@ def _yaml_text(value: Any) -> str:
 def _option_setting(key: str, value: str, origin: str, warnings: list[str]) -> Setting:
     """`key` as written in a file or made of a variable's name, under its canonical name."""
     bare = key.removeprefix("option.")
-    name = bare.replace("-", "_")
+    name = "entryPoint" if bare == "entry_point" else bare.replace("-", "_")
     setting = _named(name, value, origin)
     if not setting.known:
         return Setting(bare, value, origin, known=False)

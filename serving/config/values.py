@@ -2,7 +2,7 @@
 """Reads the text of one option's value into a typed value, by the kind of the option.
 
 Called by `options.py` and `resolve.py`. One parser per kind, the same for LMI's own options and for vLLM's
-arguments, so that `true`, `1` and `on` mean the same everywhere (contract: configuration 5.3).
+arguments, so that `true`, `1` and `on` mean the same everywhere (tests/conformance/data/configuration.yaml).
 """
 
 import ast

@@ -54,6 +54,8 @@ option.max_lora_rank={LORA_RANK}
 option.max_model_len={CONTEXT_LENGTH}
 # The weights are stored, and were checked, in bfloat16.
 option.dtype=bf16
+# Its four attention heads cannot be split over many GPUs.
+option.tensor_parallel_degree=1
 # Room for 340,000 tokens, which is plenty, and quickly set aside.
 option.kv_cache_memory_bytes=256M
 """

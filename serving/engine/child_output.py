@@ -52,7 +52,7 @@ class ChildOutput:
 
     def root_cause(self) -> str | None:
         """The last exception that a child printed and that is not a mere consequence of another; None if none did."""
-        for line in reversed(self._tail):
+        for line in reversed(list(self._tail)):
             match = _EXCEPTION.match(_PREFIX.sub("", line).strip())
             if match and not any(text in line for text in _CONSEQUENCES):
                 return match[2].strip() if match[1] in ("ValueError", "RuntimeError", "OSError") else match[0].strip()

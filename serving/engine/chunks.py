@@ -13,7 +13,7 @@ def chunk(output: Any, choice: Any, num_top_tokens: int) -> GenerationChunk:
     Args:
         output: vLLM's `RequestOutput`.
         choice: one of its `CompletionOutput`s, a delta or the whole.
-        num_top_tokens: how many log-probabilities per token the request asked for; 0 for none.
+        num_top_tokens: how many of the most likely tokens the answer shows; 0 for none.
     """
     made = GenerationChunk(
         index=choice.index,
@@ -27,12 +27,18 @@ def chunk(output: Any, choice: Any, num_top_tokens: int) -> GenerationChunk:
     if choice.logprobs:
         for token_id, ranked in zip(choice.token_ids, choice.logprobs, strict=True):
             made.tokens.append(_token(token_id, ranked))
-            if num_top_tokens > 1:
-                made.top_tokens.append([_token(key, ranked) for key in ranked])
+            if num_top_tokens:
+                made.top_tokens.append(_top(token_id, ranked, num_top_tokens))
     if output.prompt_logprobs and output.prompt_token_ids:
         pairs = zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
         made.prompt_tokens = [_token(token_id, ranked) for token_id, ranked in pairs]
     return made
+
+
+def _top(chosen: int, ranked: Mapping[int, Any], count: int) -> list[Token]:
+    """The chosen token first, then the `count` most likely ones without it."""
+    best = sorted(ranked, key=lambda token_id: ranked[token_id].logprob, reverse=True)[:count]
+    return [_token(token_id, ranked) for token_id in (chosen, *(other for other in best if other != chosen))]
 
 
 def _token(token_id: int, ranked: Mapping[int, Any] | None) -> Token:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The proxy around vLLM's engine client that every route goes through, `/v1/*` included (design: the gate).
+"""The proxy around vLLM's engine client that every route goes through, `/v1/*` included.
 
 vLLM's own routes and ours hold this object instead of the client. It counts what is in flight; whatever must hold for
 every request, such as admission and adapter checks, belongs here and nowhere else.

@@ -88,16 +88,15 @@ class VllmEngine:
                 await self._warm_up()
         except Exception as error:
             logger.debug("engine start failed", exc_info=True)
-            self._output.join()
-            text = _one_line(self._output.root_cause() or error)
+            text = _one_line(self._root_cause(error))
             remedy = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, text)), "")
             raise ConfigError([Problem("ENGINE", f"the engine does not start: {text}", remedy=remedy)]) from None
 
-    async def close(self, timeout_s: float = 0) -> None:
-        """Ends the engine's processes; requests in flight get `timeout_s` seconds to finish."""
+    async def close(self) -> None:
+        """Ends the engine's processes."""
         if hasattr(self, "_client"):
             loop = asyncio.get_running_loop()
-            await loop.run_in_executor(None, partial(self._client.shutdown, timeout=timeout_s))
+            await loop.run_in_executor(None, partial(self._client.shutdown, timeout=0))
             self._output.join()
 
     @property
@@ -130,7 +129,7 @@ class VllmEngine:
                     for choice in output.outputs:
                         if choice.finish_reason == "error":
                             raise EngineError("the engine failed on this request")
-                        yield chunk(output, choice, request.fields["logprobs"] if choice.logprobs else 0)
+                        yield chunk(output, choice, request.num_top_tokens)
 
     async def openai(self, request: OpenAIRequest, headers: Mapping[str, str]) -> bytes | AsyncGenerator[bytes]:
         """As `Engine.openai`."""
@@ -151,10 +150,10 @@ class VllmEngine:
         if serving is None:
             raise PayloadError("this model does not generate text")
         limit = self._client.model_config.max_model_len
-        body = CompletionRequest.model_validate({**request.fields, "prompt": request.prompt, "model": request.model})
+        fields = {**request.fields, "prompt": request.prompt, "model": request.model, "stream": request.stream}
+        body = CompletionRequest.model_validate(fields)
         # LMI's clients send very large values to mean "as much as fits".
         body.max_tokens = min(body.max_tokens or 0, limit)
-        body.stream = request.stream
         inputs = _refuse(await serving.render_completion_request(body))
         num_tokens = get_max_tokens(
             limit,
@@ -186,6 +185,13 @@ class VllmEngine:
                 disable_log_stats=engine_args.disable_log_stats,
             )
 
+    def _root_cause(self, error: Exception) -> object:
+        """What an engine process printed last, where our exception says no more than that it failed."""
+        if not isinstance(error, EngineDead) and "root cause" not in str(error):
+            return error
+        self._output.join()
+        return self._output.root_cause() or error
+
     async def _load_adapter(self, name: str, path: Path) -> None:
         """One broken adapter does not keep the others, or the model, from being served."""
         request = LoadLoRAAdapterRequest(lora_name=name, lora_path=str(path))
@@ -197,9 +203,13 @@ class VllmEngine:
         """The first request with log-probabilities compiles a helper, which would cost a client seconds."""
         began = time.monotonic()
         fields = {"max_tokens": 2, "min_tokens": 1, "temperature": 0.0, "logprobs": 1}
-        async with aclosing(self.generate(GenerationRequest([0], fields, stream=True))) as chunks:
-            async for _ in chunks:
-                pass
+        try:
+            async with aclosing(self.generate(GenerationRequest([0], fields, stream=True))) as chunks:
+                async for _ in chunks:
+                    pass
+        except PayloadError as error:
+            logger.info("no warm-up: %s", error)
+            return
         logger.info("warmed up in %.1f s", time.monotonic() - began)
 
 

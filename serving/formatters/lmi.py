@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LMI's async-mode answers: one JSON object, or one JSON line per token (contract: schemas 2.1, 2.2).
+"""LMI's async-mode answers: one JSON object, or one JSON line per token (tests/conformance/data/schemas.yaml).
 
 Token lines are written from a template; only text and numbers are encoded per token.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Body bytes and content type to a payload object (contract: http 1.4). Called by the handlers, once per request."""
+"""Body bytes and content type to a payload object. Called by the handlers, once per request."""
 
 import json
 from typing import Any

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which schema a payload follows: the first key present decides (contract: schemas 1.1), whatever the route."""
+"""Which schema a payload follows: the first key present decides, whatever the route."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

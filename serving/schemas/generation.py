@@ -15,6 +15,7 @@ class GenerationRequest:
         fields: fields of vLLM's completion request in its own words (`max_tokens`, `temperature`, `stop`, ...); the
             engine validates them.
         stream: one chunk per engine step instead of one at the end.
+        num_top_tokens: per token, how many of the most likely ones the chunks carry.
         model: a served model name or an adapter's name; None for the base model.
         request_id: the id in logs and answers.
     """
@@ -22,6 +23,7 @@ class GenerationRequest:
     prompt: str | list[int]
     fields: Mapping[str, Any]
     stream: bool = False
+    num_top_tokens: int = 0
     model: str | None = None
     request_id: str | None = None
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LMI's own schema, `inputs` and `parameters`, in async mode (contract: schemas 1.2, 1.3).
+"""LMI's own schema, `inputs` and `parameters`, in async mode (tests/conformance/data/schemas.yaml).
 
 Renames LMI's parameters to the fields of vLLM's completion request; the engine validates their values.
 """
@@ -24,7 +24,7 @@ def parse(payload: dict[str, Any]) -> LmiRequest:
     fields = payload.get("parameters", {})
     if not isinstance(fields, dict):
         raise PayloadError(f"Input parsing failed: parameters must be an object, got {type(fields).__name__}")
-    fields = {name: value for name, value in fields.items() if value is not None and name not in _OURS}
+    fields = {name: value for name, value in fields.items() if (value is not None or name == "n") and name not in _OURS}
     stream = _flag(fields, "stream") or _flag({"stream": payload.get("stream")}, "stream")
     details = _flag(fields, "details")
     full_text = any([_flag(fields, "return_full_text"), _flag(fields, "echo")])
@@ -33,13 +33,15 @@ def parse(payload: dict[str, Any]) -> LmiRequest:
     _refuse_beams(fields)
     _rename(fields)
     if details or stream:
-        fields.setdefault("logprobs", max(top_n_tokens, 1))
+        fields.setdefault("logprobs", 1)
+        if isinstance(fields["logprobs"], int) and fields["logprobs"] != -1:
+            fields["logprobs"] = max(fields["logprobs"], top_n_tokens)
     if details and (prefill or (full_text and not stream)):
         fields.setdefault("prompt_logprobs", 1)
     prompts, is_batch = _prompts(fields.pop("prompt", payload.get("inputs")), stream)
     model = fields.pop("model", None) or payload.get("model")
     return LmiRequest(
-        generations=[GenerationRequest(prompt, fields, stream, model) for prompt in prompts],
+        generations=[GenerationRequest(prompt, fields, stream, top_n_tokens, model) for prompt in prompts],
         is_batch=is_batch,
         return_full_text=full_text,
         details=details,

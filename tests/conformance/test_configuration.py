@@ -62,6 +62,7 @@ def _base(model: str, host: Host) -> dict[str, Any]:
         "revision": None,
         "trust_remote_code": False,
         "dtype": "auto",
+        "quantization": None,
         "tensor_parallel_size": 1,
         "max_num_seqs": 256,
         "enable_lora": False,

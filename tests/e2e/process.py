@@ -108,7 +108,8 @@ class LmiProcess:
                 self.process.kill()
         self.wait()
         for pid in self.children():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 @cache

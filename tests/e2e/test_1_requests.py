@@ -24,7 +24,7 @@ CHAT = [{"role": "user", "content": QUESTION}]
 @pytest.mark.parametrize("case", [*cases("http", "real"), *cases("schemas", "real")], ids=str)
 async def test_contract(case: Case, url: str, record_property) -> None:
     record_property("case", (case.contract, case.id, bool(case.deviation)))
-    values = {"model": "model", "long": "many words " * 3000, "oversized": "x" * (65 * 1024 * 1024)}
+    values = {"model": "demo", "long": "many words " * 3000, "oversized": "x" * (65 * 1024 * 1024)}
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         await check(case, client, values)
 
@@ -70,7 +70,7 @@ def test_openai_sdk(url: str) -> None:
 def test_openai_bodies_on_lmi_routes(url: str) -> None:
     whole = httpx.post(f"{url}/invocations", json={"messages": CHAT}).json()
     assert whole["choices"][0]["message"]["content"] == ANSWER
-    completion = httpx.post(f"{url}/predictions/model", json={"prompt": QUESTION, "max_tokens": 40}).json()
+    completion = httpx.post(f"{url}/predictions/demo", json={"prompt": QUESTION, "max_tokens": 40}).json()
     assert completion["choices"][0]["text"] == ANSWER
     answer = httpx.post(f"{url}/invocations", json={"messages": CHAT, "stream": True})
     assert answer.headers["content-type"] == "application/jsonlines"
@@ -91,6 +91,62 @@ def test_logprobs_are_the_engines(url: str) -> None:
     assert [token["text"] for token in details["tokens"]] == upstream["tokens"]
     assert [token["logprob"] for token in details["tokens"]] == pytest.approx(upstream["token_logprobs"], abs=1e-3)
     assert all(len(step) == 2 for step in details["top_tokens"])
+
+
+def lmi(url: str, **payload) -> dict:
+    """The decoded answer to the question; `parameters` may leave the length out."""
+    payload["parameters"] = {"max_new_tokens": 40, "details": True} | payload.get("parameters", {})
+    return httpx.post(f"{url}/invocations", json={"inputs": QUESTION} | payload, timeout=60).json()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text", "reason"),
+    [
+        ({"max_new_tokens": 3}, "LoRA adapts a", ("length", None)),
+        ({"stop": "frozen"}, "LoRA adapts a ", ("stop_sequence", "frozen")),
+        ({"stop": ["zzz"], "stop_sequences": ["frozen"]}, "LoRA adapts a ", ("stop_sequence", "frozen")),
+        ({"return_full_text": True}, QUESTION + ANSWER, ("eos_token", None)),
+        ({"do_sample": False, "seed": 7}, ANSWER, ("eos_token", None)),
+        ({"guided_choice": ["aa", "aa"]}, "aa", ("eos_token", None)),
+        ({"max_new_tokens": 100_000}, ANSWER, ("eos_token", None)),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_parameters(url: str, parameters: dict, text: str, reason: tuple) -> None:
+    answer = lmi(url, parameters=parameters)
+    details = answer["details"]
+    assert answer["generated_text"] == text
+    assert (details["finish_reason"], details["stop_reason"]) == reason
+    assert details["seed"] == parameters.get("seed")
+    assert len(details["tokens"]) == details["generated_tokens"]
+
+
+def test_prompt_tokens(url: str) -> None:
+    prefill = lmi(url, parameters={"decoder_input_details": True})["details"]["prefill"]
+    assert "".join(token["text"] for token in prefill[1:]) == QUESTION.removeprefix("What")
+    assert prefill[0]["logprob"] is None
+    assert len(lmi(url, parameters={"decoder_input_details": True, "truncate": 2})["details"]["prefill"]) == 2
+    refused = lmi(url, parameters={"decoder_input_details": True}, stream=True)
+    assert refused["code"] == 424
+    assert "not available when `stream=True`" in refused["error"]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_top_tokens(url: str, count: int) -> None:
+    details = lmi(url, parameters={"top_n_tokens": count})["details"]
+    assert [len(step) for step in details["top_tokens"]] == [count] * len(details["tokens"])
+    assert [step[0] for step in details["top_tokens"]] == details["tokens"]
+
+
+def test_two_choices_streamed(url: str) -> None:
+    payload = {"inputs": QUESTION, "stream": True, "parameters": {"max_new_tokens": 40, "n": 2}}
+    text = httpx.post(f"{url}/invocations", json=payload, timeout=60).text
+    lines = [json.loads(line) for line in text.split("\n") if line]
+    for index in (0, 1):
+        mine = [line for line in lines if line["index"] == index]
+        assert "".join(line["token"]["text"] for line in mine) == ANSWER
+        assert mine[-1]["generated_text"] == ANSWER
+    assert text.endswith("}\n\n\n")
 
 
 def test_metrics(url: str) -> None:

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import httpx
 import pytest
@@ -110,8 +111,8 @@ def test_engine_death_without_compiler(tmp_path_factory: pytest.TempPathFactory)
         answer = httpx.post(f"{process.url}/invocations", json=payload, timeout=60).json()
         assert answer["generated_text"] == demo.answers()[question]
         assert asyncio.run(_killed_under_load(process)) == [500, 500]
-        with pytest.raises((httpx.ConnectError, AssertionError)):
-            assert httpx.get(f"{process.url}/ping", timeout=5).status_code != 500
+        with suppress(httpx.TransportError):
+            assert httpx.get(f"{process.url}/ping", timeout=5).status_code == 500
         assert process.wait() == 1
         assert process.children() == []
     finally:

@@ -139,7 +139,7 @@ async def test_headers_of_the_answer_win() -> None:
         ("/invocations", "k1", 401),
         ("/invocations", None, 401),
         ("/ping", None, 200),
-        ("/v1/models", None, 200),
+        ("/v1/models", None, 401),
     ],
 )
 async def test_keys(path: str, authorization: str | None, status: int) -> None:

@@ -172,9 +172,13 @@ def test_no_warning_for_an_equal_value_or_the_same_name(store: Path, env: dict[s
 
 
 def test_settings_of_the_server() -> None:
-    assert resolved().server.model_dump() == {"max_request_size": 64 * 1024 * 1024, "shutdown_delay": 0}
+    assert resolved().server.model_dump() == {
+        "engine": "Python",
+        "max_request_size": 64 * 1024 * 1024,
+        "shutdown_delay": 0,
+    }
     server = resolved(SERVING_MAX_REQUEST_SIZE="1024", OPTION_SHUTDOWN_DELAY="5").server
-    assert server.model_dump() == {"max_request_size": 1024, "shutdown_delay": 5}
+    assert server.model_dump() == {"engine": "Python", "max_request_size": 1024, "shutdown_delay": 5}
 
 
 def test_defaults_of_ours_give_way() -> None:

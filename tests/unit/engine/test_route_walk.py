@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our app has every route of `vllm serve`, and ours come first."""
 
+import subprocess
+import sys
 from argparse import Namespace
 from collections import Counter
 
@@ -20,7 +22,13 @@ from tests.fakes import FakeEngine
 
 pytestmark = pytest.mark.vllm
 
-TASKS = ("generate",)
+TASKS = [("generate",), ("embed", "token_embed"), ("transcription", "generate"), ("realtime", "generate")]
+
+
+@pytest.fixture(params=TASKS, ids="-".join)
+def tasks(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """What the engine supports, which decides the routes."""
+    return request.param
 
 
 @pytest.fixture
@@ -29,13 +37,13 @@ def args() -> Namespace:
 
 
 @pytest.fixture
-def served(args: Namespace) -> FastAPI:
+def served(args: Namespace, tasks: tuple[str, ...]) -> FastAPI:
     engine = FakeEngine()
     state = State({"args": args})
     return create_app(
         Context("test", DefaultHandler(engine), Health(engine)),
         ServerSettings(),
-        attach=lambda app: vllm_app.attach(app, state, TASKS, None),
+        attach=lambda app: vllm_app.attach(app, state, tasks, None),
         **vllm_app.fastapi_options(args),
     )
 
@@ -45,9 +53,10 @@ def routes(app: FastAPI) -> set[tuple[str, str]]:
     return {(route.path, method) for route in app.routes for method in getattr(route, "methods", None) or {"mount"}}
 
 
-def test_every_route_of_vllm(args: Namespace, served: FastAPI) -> None:
-    upstream = routes(build_app(args, TASKS, None))
-    assert {("/v1/chat/completions", "POST"), ("/v1/completions", "POST"), ("/metrics", "GET")} <= upstream
+def test_every_route_of_vllm(args: Namespace, served: FastAPI, tasks: tuple[str, ...]) -> None:
+    upstream = routes(build_app(args, tasks, None))
+    assert {("/v1/models", "GET"), ("/metrics", "GET")} <= upstream
+    assert (("/v1/chat/completions", "POST") in upstream) == ("generate" in tasks)
     assert upstream - routes(served) == set()
 
 
@@ -68,16 +77,18 @@ def test_none_of_ours_twice(served: FastAPI) -> None:
     assert {key: seen[key] for key in ours} == dict.fromkeys(ours, 1)
 
 
-def test_log_levels_survive(served: FastAPI) -> None:
-    """Attaching imports a package that silences the root logger."""
-    import logging
-
-    root = logging.getLogger()
-    before = root.level
-    root.setLevel(logging.INFO)
-    try:
-        with vllm_app._kept_log_levels():
-            root.setLevel(logging.ERROR)
-        assert root.level == logging.INFO
-    finally:
-        root.setLevel(before)
+def test_log_levels_survive() -> None:
+    """vLLM's routers import a package that silences the root logger; attaching them leaves it as it was."""
+    script = """
+import logging
+logging.getLogger().setLevel(logging.INFO)
+from fastapi import FastAPI
+from starlette.datastructures import State
+from serving.engine import vllm_app
+from serving.engine.engine_args import namespace
+vllm_app.attach(FastAPI(), State({"args": namespace({"model": "m"})}), ("generate",), None)
+import model_hosting_container_standards
+assert logging.getLogger().level == logging.INFO, logging.getLogger().level
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
