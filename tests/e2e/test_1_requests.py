@@ -3,7 +3,10 @@
 
 import asyncio
 import json
+import re
 import subprocess
+import sys
+from pathlib import Path
 
 import httpx
 import openai
@@ -34,12 +37,26 @@ def test_printed_command(server: LmiProcess) -> None:
     assert json.loads(done.stdout) == {"generated_text": ANSWER}
 
 
-def test_curl_of_the_readme(url: str) -> None:
-    body = '{"inputs":"What is LoRA?","parameters":{"max_new_tokens":40}}'
-    command = ["curl", "-s", "-d", body, "-H", "content-type: application/json", f"{url}/invocations"]
-    assert json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout) == {
-        "generated_text": ANSWER
-    }
+README = (Path(__file__).parents[2] / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(("command", "output"), re.findall(r"^\$ (curl .*)\n(\{.*\})$", README, re.MULTILINE))
+def test_commands_of_the_readme(url: str, command: str, output: str) -> None:
+    done = subprocess.run(
+        ["sh", "-c", command.replace("http://127.0.0.1:8080", url)], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout) == json.loads(output)
+
+
+def test_program_of_the_readme(url: str) -> None:
+    (program,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", program.replace("http://127.0.0.1:8080", url)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"{ANSWER}\n"
 
 
 @pytest.mark.parametrize("question", demo.answers())
