@@ -12,6 +12,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -96,7 +97,11 @@ def _serve(config: ResolvedConfig, began: float) -> int:
         from serving.engine.engine_args import namespace
 
         args = namespace(values)
-        code: int = uvloop.run(_run(config, args, sock, began))
+        try:
+            code: int = uvloop.run(_run(config, args, sock, began))
+        finally:
+            if "uds" in values:
+                Path(values["uds"]).unlink(missing_ok=True)
         return code
 
 

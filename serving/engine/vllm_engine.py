@@ -95,6 +95,9 @@ class VllmEngine:
     async def close(self) -> None:
         """Ends the engine's processes."""
         if hasattr(self, "_client"):
+            if self._client.output_handler is not None:
+                # Else it takes the end of the engine for its death, and logs that at length.
+                self._client.output_handler.cancel()
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(None, partial(self._client.shutdown, timeout=0))
             self._output.join()

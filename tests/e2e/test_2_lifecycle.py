@@ -79,6 +79,7 @@ def test_sigterm_finishes_streams_in_flight(server: LmiProcess) -> None:
     assert all(json.loads(lines[-1])["details"]["generated_tokens"] == num_tokens for lines in answers)
     assert server.wait() == 0
     assert server.children() == []
+    assert [line for line in server.output if "Traceback" in line or "EngineDeadError" in line] == []
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{server.url}/ping")
 
