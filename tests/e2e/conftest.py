@@ -11,7 +11,7 @@ from tests.e2e.process import LmiProcess
 @pytest.fixture(scope="session")
 def server() -> Iterator[LmiProcess]:
     """`lmi serve --demo` on a free port; ended by the last test, or here."""
-    process = LmiProcess(["--demo", "--port", "0", "--shutdown-timeout", "40"])
+    process = LmiProcess(["--demo", "--port", "0", "--shutdown-timeout", "150"])
     try:
         yield process.wait_ready()
     finally:

@@ -98,6 +98,13 @@ class LmiProcess:
         self.process.stdout.close()
         return code
 
+    def left_behind(self, timeout_s: float = 5) -> list[int]:
+        """What is still there of its children a moment after its end; Python's resource tracker needs that moment."""
+        deadline = time.monotonic() + timeout_s
+        while (children := self.children()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return children
+
     def end(self) -> None:
         """Whatever state it is in, afterwards neither it nor a child is there."""
         if self.process.poll() is None:
