@@ -78,13 +78,16 @@ class LmiProcess:
                     found.append(process.pid)
         return [pid for pid in found if pid != self.process.pid]
 
-    def engine_pid(self) -> int:
-        """The process called EngineCore."""
-        for pid in self.children():
-            title = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if b"EngineCore" in title:
-                return pid
-        raise AssertionError("no EngineCore process")
+    def wait_engine_pid(self, timeout_s: float = 0) -> int:
+        """The process that runs vLLM's engine, by its title; the short-lived helpers of a start do not count."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            for pid in self.children():
+                with suppress(OSError):
+                    if b"EngineCore" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        return pid
+            assert time.monotonic() <= deadline, "no EngineCore process:\n" + "\n".join(self.output[-60:])
+            time.sleep(0.1)
 
     def signal(self, number: signal.Signals) -> None:
         """Signals the server's process alone."""

@@ -89,10 +89,7 @@ def test_signal_while_starting(number: signal.Signals) -> None:
     """The process and the engine's processes are gone at once, whatever was being loaded."""
     process = LmiProcess(["--demo", "--port", "0"])
     try:
-        deadline = time.monotonic() + 60
-        while not process.children() and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert process.children() != []
+        assert process.wait_engine_pid(60) in process.children()
         process.signal(number)
         assert process.wait(20) == 0
         assert process.left_behind() == []
@@ -131,5 +128,5 @@ async def _killed_under_load(process: LmiProcess) -> list[int]:
         deadline = time.monotonic() + 10
         while await asyncio.to_thread(metric, process.url, RUNNING) < 32 and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
-        os.kill(process.engine_pid(), signal.SIGKILL)
+        os.kill(process.wait_engine_pid(), signal.SIGKILL)
         return [(await request).status_code for request in requests]
