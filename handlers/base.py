@@ -3,7 +3,11 @@
 
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
+
+from serving.errors import PayloadError
+
+_ADAPTER_HEADER = "x-amzn-sagemaker-adapter-identifier"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +64,17 @@ class Handler(Protocol):
     async def close(self) -> None:
         """Releases what `start` took; called once, after the last request."""
         ...
+
+
+def adapter_of(request: InferenceRequest, payload: dict[str, Any]) -> str:
+    """The adapter that a request names, which is taken out of `payload`; empty for the base model. The header wins.
+
+    Raises:
+        PayloadError: the body names several.
+    """
+    named = payload.pop("adapters", None)
+    if isinstance(named, list) and len(named) == 1:
+        named = named[0]
+    if named is not None and not isinstance(named, str):
+        raise PayloadError("Input parsing failed: adapters must be the name of one adapter")
+    return request.headers.get(_ADAPTER_HEADER) or named or ""

@@ -4,27 +4,25 @@
 import json
 import logging
 import os
-import signal
 import socket
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
-import psutil
 import typer
 from typer.core import TyperCommand
 
 from serving import demo, log
+from serving.config import report
 from serving.config.command_line import USAGE, wants_help
 from serving.config.host import Host
 from serving.config.resolve import ResolvedConfig, resolve
 from serving.errors import ConfigError
+from serving.starting import Starting
 
 logger = logging.getLogger(__name__)
 app = typer.Typer(
@@ -51,6 +49,12 @@ def serve_command(ctx: typer.Context) -> None:
     raise typer.Exit(serve(ctx.args))
 
 
+@app.command("config", cls=_RawCommand, add_help_option=False)
+def config_command(ctx: typer.Context) -> None:
+    """Show what `lmi serve` with the same arguments would do, where each setting comes from, and what is wrong."""
+    raise typer.Exit(show_config(ctx.args))
+
+
 def main() -> None:
     """Entry point of the command `lmi`."""
     app()
@@ -63,17 +67,14 @@ def serve(argv: Sequence[str]) -> int:
         print(USAGE)
         return 0
     log.setup()
-    leave = partial(_leave_while_starting, os.dup(2))
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, leave)
+    starting = Starting()
     try:
         config = resolve(os.environ, argv, Host.local(os.environ), demo.MODEL_DIR)
         for warning in config.warnings:
             logger.warning("%s", warning)
-        return _serve(config, began)
+        return _serve(config, starting, began)
     except ConfigError as error:
-        for problem in error.problems:
-            print(f"lmi: error: {problem}", file=sys.stderr)
+        _print_problems(error)
         return error.exit_code
     except Exception as error:  # the last border: whatever it was, the user gets one line, and the log the rest
         logger.exception("unexpected")
@@ -81,7 +82,31 @@ def serve(argv: Sequence[str]) -> int:
         return 1
 
 
-def _serve(config: ResolvedConfig, began: float) -> int:
+def show_config(argv: Sequence[str]) -> int:
+    """Runs `lmi config` with `argv`: those of `lmi serve`, and `--json`; returns the exit code a start would have."""
+    as_json = "--json" in argv
+    argv = [argument for argument in argv if argument != "--json"]
+    if wants_help(argv):
+        print(USAGE.replace("lmi serve [MODEL]", "lmi config [--json] [MODEL]", 1))
+        return 0
+    try:
+        config = resolve(os.environ, argv, Host.local(os.environ), demo.MODEL_DIR)
+    except ConfigError as error:
+        if as_json:
+            print(json.dumps(report.problems_as_data(error.problems), indent=2))
+        else:
+            _print_problems(error)
+        return error.exit_code
+    print(json.dumps(report.as_data(config), indent=2) if as_json else report.as_text(config))
+    return 0
+
+
+def _print_problems(error: ConfigError) -> None:
+    for problem in error.problems:
+        print(f"lmi: error: {problem}", file=sys.stderr)
+
+
+def _serve(config: ResolvedConfig, starting: Starting, began: float) -> int:
     from serving.server import bind
 
     values = config.vllm_arguments
@@ -98,14 +123,14 @@ def _serve(config: ResolvedConfig, began: float) -> int:
 
         args = namespace(values)
         try:
-            code: int = uvloop.run(_run(config, args, sock, began))
+            code: int = uvloop.run(_run(config, args, sock, starting, began))
         finally:
             if "uds" in values:
                 Path(values["uds"]).unlink(missing_ok=True)
         return code
 
 
-async def _run(config: ResolvedConfig, args: Namespace, sock: socket.socket, began: float) -> int:
+async def _run(config: ResolvedConfig, args: Namespace, sock: socket.socket, starting: Starting, began: float) -> int:
     """Engine, handler, app and server, in this order; the engine is closed whatever happens."""
     from handlers.resolve import resolve as resolve_handler
     from serving.app import create_app
@@ -115,10 +140,11 @@ async def _run(config: ResolvedConfig, args: Namespace, sock: socket.socket, beg
     from serving.routers.context import Context
     from serving.server import Server
 
-    engine = VllmEngine(args, config.adapters)
+    engine = VllmEngine(args, config.model_name, config.limits, config.adapters)
     try:
-        await engine.start()
-        handler = resolve_handler(engine)
+        with starting.within(config.limits.start_s):
+            await engine.start()
+        handler = resolve_handler(engine, config.mode, config.options)
         await handler.start()
         health = Health(engine)
         application = create_app(
@@ -158,16 +184,3 @@ def _url(config: ResolvedConfig, host: str, port: int) -> str:
     scheme = "https" if config.vllm_arguments.get("ssl_certfile") else "http"
     name = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     return f"{scheme}://{name}:{port}"
-
-
-def _leave_while_starting(stderr: int, number: int, frame: FrameType | None) -> None:
-    """SIGTERM or SIGINT before the server runs: ends the engine's processes and leaves at once.
-
-    An exception raised here could be swallowed by whatever is starting just then, so none is. `stderr` is a copy of
-    the descriptor, because the engine's start redirects the original.
-    """
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.NoSuchProcess):
-            child.kill()
-    os.write(stderr, b"lmi: stopped while starting\n")
-    os._exit(0)

@@ -157,6 +157,13 @@ class EngineOverloaded(EngineError):
     code = "WlmCapacityException"
 
 
+class RequestTimeout(EngineError):
+    """The engine gave no output within the time that was set for it."""
+
+    http_status = HTTPStatus.GATEWAY_TIMEOUT
+    code = "TranslateException"
+
+
 class EngineDead(EngineError):
     """The engine process is gone. Requests in flight get this, then our process exits."""
 

@@ -10,6 +10,7 @@ import hmac
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
+from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
@@ -22,6 +23,8 @@ REQUEST_ID = "x-request-id"
 _DISCARD_S = 10.0
 _OPEN = frozenset({"/ping", "/health", "/metrics"})
 """Paths that need no key: probes and scrapers bring none."""
+_TRY_AGAIN = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
+_RETRY_AFTER_S = "1"
 _LMI_HEADERS = {
     "pragma": "no-cache",
     "cache-control": "no-cache; no-store, must-revalidate, private",
@@ -30,7 +33,10 @@ _LMI_HEADERS = {
 
 
 class RequestHeaders:
-    """Gives each request an id, the client's where it sent one, and each answer the headers LMI sends."""
+    """Gives each request an id, the client's where it sent one, and each answer the headers of its family.
+
+    A refusal for load says when to try again, on every route.
+    """
 
     def __init__(self, app: ASGIApp):
         self._app = app
@@ -47,6 +53,8 @@ class RequestHeaders:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.setdefault(REQUEST_ID, request_id)
+                if message["status"] in _TRY_AGAIN:
+                    headers.setdefault("retry-after", _RETRY_AFTER_S)
                 for name, value in extra.items():
                     headers.setdefault(name, value)
             await send(message)

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from handlers.base import Handler
 from handlers.default import DefaultHandler
 from serving.app import create_app
 from serving.config.options import ServerSettings
@@ -26,16 +27,26 @@ def engine() -> FakeEngine:
     return FakeEngine(adapters=["a1", "a2"])
 
 
+def app_on(engine: FakeEngine, handler: Handler) -> FastAPI:
+    """Our app with this handler, its model called `test`."""
+    return create_app(Context("test", handler, Health(engine)), ServerSettings(max_request_size=65536))
+
+
+def client_of(app: FastAPI) -> httpx.AsyncClient:
+    """An HTTP client of `app`; to be closed."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
+
+
 @pytest.fixture
 def app(engine: FakeEngine) -> FastAPI:
-    """Our app on the scripted engine, its model called `test`."""
-    return create_app(Context("test", DefaultHandler(engine), Health(engine)), ServerSettings(max_request_size=65536))
+    """Our app on the scripted engine in async mode."""
+    return app_on(engine, DefaultHandler(engine))
 
 
 @pytest.fixture
 async def client(app: FastAPI):
     """An HTTP client of `app`."""
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+    async with client_of(app) as client:
         yield client
 
 
@@ -60,16 +71,23 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """Contract, cases in the data, passed, deviating, failed, not run in this tier."""
+    """Per contract how its cases ended, and by name those that are not built yet."""
     if not _outcomes:
         return
     from tests.conformance.cases import contracts
 
+    verdicts = ("passed", "deviating", "failed", "not run", "not built")
     terminalreporter.section("conformance")
-    terminalreporter.write_line(
-        f"{'contract':<16}{'cases':>7}{'passed':>8}{'deviating':>11}{'failed':>8}{'not run':>9}"
-    )
+    terminalreporter.write_line(f"{'contract':<16}{'cases':>9}" + "".join(f"{verdict:>11}" for verdict in verdicts))
     for contract, cases in contracts().items():
-        seen = Counter(_outcomes.get((contract, case.id), "not run") for case in cases)
-        columns = (len(cases), seen["passed"], seen["deviating"], seen["failed"], seen["not run"])
-        terminalreporter.write_line("{:<16}{:>7}{:>8}{:>11}{:>8}{:>9}".format(contract, *columns))
+        seen = Counter(
+            "not built" if case.not_built else _outcomes.get((contract, case.id), "not run") for case in cases
+        )
+        counts = "".join(f"{seen[verdict]:>11}" for verdict in verdicts)
+        terminalreporter.write_line(f"{contract:<16}{len(cases):>9}{counts}")
+        missing: dict[str, list[str]] = {}
+        for case in cases:
+            missing.setdefault(case.not_built, []).append(case.id)
+        for part, ids in missing.items():
+            if part:
+                terminalreporter.write_line(f"    not built: {part}: {', '.join(ids)}")

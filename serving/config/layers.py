@@ -23,24 +23,30 @@ def read_layers(
         ConfigError: a source that cannot be read, or no such model.
     """
     config_file = from_yaml(host.path(line.config_file)) if line.config_file is not None else []
-    hub, regular, older = from_environment(env, warnings)
+    variables = from_environment(env, warnings)
+    hub, regular = variables.hub, variables.regular
     location = locate(line, _model(config_file), _model([*hub, *regular]), env, host, demo_dir, warnings)
     placed = {location.strength: [location.model]} if location.model is not None else {}
     on_hub, in_directory, in_store = (placed.get(strength, []) for strength in ("hub", "directory", "store"))
     properties = location.directory / "serving.properties" if location.directory is not None else None
     file = from_properties(properties, warnings) if properties is not None and properties.is_file() else []
-    if env.get("HF_REVISION") and not _is_hub_id(_model([*on_hub, *file, *in_directory, *hub]), host):
-        warnings.append("HF_REVISION has no effect: it belongs to a Hub id in HF_MODEL_ID")
-        hub = [setting for setting in hub if setting.name != "revision"]
-    layers = [_but_model(line.settings), on_hub, _but_model(config_file), file, in_directory, hub, regular, older]
-    return location, [*layers, in_store]
+    if not _is_hub_id(_model([*on_hub, *file, *in_directory, *hub]), host):
+        warnings += [
+            f"{setting.origin} has no effect: it belongs to a Hub id in HF_MODEL_ID"
+            for setting in hub
+            if setting.name != "model"
+        ]
+        hub = [setting for setting in hub if setting.name == "model"]
+    flags = _but_model(line.settings)
+    layers = [flags, on_hub, _but_model(config_file), variables.sagemaker, file, in_directory, hub, regular]
+    return location, [*layers, variables.older, in_store]
 
 
 def report_overridden(effective: Mapping[str, Effective], problems: list[Problem], warnings: list[str]) -> None:
     """A value of the file hides one of a variable that has another name for it, or the model of `HF_MODEL_ID`."""
     pairs = [(name, entry.setting, loser) for name, entry in effective.items() for loser in entry.overrode]
     for name, winner, loser in pairs:
-        if not winner.spelling or not loser.spelling:
+        if winner.text == loser.text or not winner.spelling or not loser.spelling:
             continue
         values = f"{winner.text!r} ({winner.origin}) and {loser.text!r} ({loser.origin})"
         if name == "model" and winner.spelling != loser.spelling:

@@ -11,10 +11,27 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from serving.config.values import parse_bool, parse_int
+from serving.config.values import Unsupported, parse_bool, parse_float, parse_human_int, parse_int, parse_numbers
 
-Bool = Annotated[bool, BeforeValidator(lambda value: parse_bool(value) if isinstance(value, str) else value)]
-Int = Annotated[int, BeforeValidator(lambda value: parse_int(value) if isinstance(value, str) else value)]
+
+def _reads(parse: Any) -> BeforeValidator:
+    """Texts go through `parse`; what is typed already stays."""
+    return BeforeValidator(lambda value: parse(value) if isinstance(value, str) else value)
+
+
+Bool = Annotated[bool, _reads(parse_bool)]
+Int = Annotated[int, _reads(parse_int)]
+HumanInt = Annotated[int, _reads(parse_human_int)]
+Float = Annotated[float, _reads(parse_float)]
+Numbers = Annotated[tuple[float, ...], _reads(parse_numbers)]
+
+_PREDICT_TIMEOUT_S = 240
+_MODEL_LOADING_TIMEOUT_S = 1200
+
+
+def _or_default(default: int) -> BeforeValidator:
+    """Zero means the default, as in LMI."""
+    return _reads(lambda text: parse_int(text) or default)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +43,27 @@ class EngineArg:
 
 @dataclass(frozen=True, slots=True)
 class Env:
-    """Marks an option that has these variables besides its `OPTION_` or `SERVING_` one, weaker than it."""
+    """Marks an option that has variables besides its `OPTION_` or `SERVING_` one.
 
-    names: tuple[str, ...]
+    Attributes:
+        older: weaker than the regular one.
+        sagemaker: stronger than `serving.properties`, as SageMaker's endpoint configuration is.
+    """
+
+    older: tuple[str, ...] = ()
+    sagemaker: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Lenient:
+    """Marks an option whose unreadable value costs a warning and leaves the default, as in LMI."""
+
+
+@dataclass(frozen=True, slots=True)
+class NoEffect:
+    """Marks an option that is checked, has no effect and says so when somebody sets it."""
+
+    reason: str
 
 
 _DTYPES = {
@@ -55,18 +90,35 @@ def _degree(value: Any) -> int | str:
     return degree
 
 
-def _only(*accepted: str, because: str) -> BeforeValidator:
-    """Takes one of `accepted` in any case; refuses the rest rather than to serve something else in its name."""
-
-    def check(value: Any) -> str:
-        if str(value).strip().lower() not in [word.lower() for word in accepted]:
-            raise ValueError(f"expected {' or '.join(accepted)}; {because}")
-        return accepted[0]
-
-    return BeforeValidator(check)
-
-
 ASYNC_SERVICE = "djl_python.lmi_vllm.vllm_async_service"
+HUGGINGFACE = "djl_python.huggingface"
+"""LMI's names of the two built-in handlers that generate with vLLM."""
+
+
+def _entry_point(value: Any) -> str:
+    if value in (ASYNC_SERVICE, HUGGINGFACE):
+        return str(value)
+    if value.startswith("djl_python."):
+        raise Unsupported(f"it belongs to another backend; vLLM's are {ASYNC_SERVICE} and {HUGGINGFACE}")
+    if value.startswith(("http://", "https://")):
+        raise Unsupported("code is not downloaded; put the file into the model directory")
+    raise Unsupported(f"custom handlers are not built yet; the built-in ones are {ASYNC_SERVICE} and {HUGGINGFACE}")
+
+
+def _rolling_batch(value: Any) -> str:
+    word = str(value).strip().lower()
+    if word in ("trtllm", "tnx", "scheduler"):
+        raise Unsupported("it belongs to another backend; vllm, auto and disable are the values here")
+    if word not in ("auto", "vllm", "lmi-dist", "disable"):
+        raise ValueError(f"expected vllm, auto or disable, got {value!r}")
+    return word
+
+
+def _engine(value: Any) -> str:
+    word = str(value).strip().lower()
+    if word not in ("python", "mpi"):
+        raise Unsupported("vLLM is the only engine here, and LMI calls it Python")
+    return {"python": "Python", "mpi": "MPI"}[word]
 
 
 class _Table(BaseModel):
@@ -85,27 +137,39 @@ class LmiOptions(_Table):
     trust_remote_code: Annotated[Bool, EngineArg("trust_remote_code")] = Field(
         False, description="Let the model's own Python code run."
     )
+    task: str = Field("auto", description="What the model does: `text-generation`, `text-embedding`, `classify`, ...")
     dtype: Annotated[str, BeforeValidator(_dtype), EngineArg("dtype")] = Field(
         "auto", description="Type of weights and activations: `auto`, `fp32`, `fp16`, `bf16` or vLLM's names."
     )
     quantize: Annotated[str | None, EngineArg("quantization")] = Field(
         None, description="Quantize at load: `fp8`, `bitsandbytes`, or a method of vLLM. Unset for quantized models."
     )
-    entry_point: Annotated[str, _only(ASYNC_SERVICE, because="other handlers are not built yet")] = Field(
-        ASYNC_SERVICE, alias="entryPoint", description="The handler; LMI's vLLM async service is the built-in one."
+    load_in_8bit: Bool = Field(False, description="Older spelling of `quantize=bitsandbytes8`.")
+    load_in_4bit: Bool = Field(False, description="Older spelling of `quantize=bitsandbytes4`.")
+    entry_point: Annotated[str | None, BeforeValidator(_entry_point), Env(older=("DJL_ENTRY_POINT",))] = Field(
+        None, alias="entryPoint", description=f"The handler: `{ASYNC_SERVICE}` or `{HUGGINGFACE}`."
     )
-    rolling_batch: Annotated[str, _only("disable", because="the rolling-batch profile is not built yet")] = Field(
-        "disable", description="LMI's other mode of its vLLM handler."
+    rolling_batch: Annotated[str | None, BeforeValidator(_rolling_batch)] = Field(
+        None, description="`vllm` or `auto`: LMI's rolling-batch payloads and defaults. `disable` or unset: async."
     )
-    async_mode: Bool = Field(True, description="LMI's mode on vLLM's async engine, and the only one here.")
+    async_mode: Bool | None = Field(None, description="LMI's mode on vLLM's async engine; true unless set otherwise.")
     tensor_parallel_degree: Annotated[
         Literal["max"] | int,
         BeforeValidator(_degree),
         EngineArg("tensor_parallel_size"),
-        Env(("TENSOR_PARALLEL_DEGREE",)),
-    ] = Field("max", description="GPUs that share one copy of the model; `max` takes every visible one.")
+        Env(older=("TENSOR_PARALLEL_DEGREE",)),
+    ] = Field("max", description="GPUs that share one stage of the model; `max` takes every visible one.")
+    pipeline_parallel_degree: Annotated[
+        Int, EngineArg("pipeline_parallel_size"), Env(older=("PIPELINE_PARALLEL_DEGREE",))
+    ] = Field(1, ge=1, description="Stages that the model's layers are divided into.")
     max_rolling_batch_size: Annotated[Int, EngineArg("max_num_seqs")] = Field(
         256, ge=1, description="Most sequences in one engine step."
+    )
+    max_rolling_batch_prefill_tokens: Annotated[HumanInt | None, EngineArg("max_num_batched_tokens")] = Field(
+        None, ge=1, description="Most tokens in one engine step, prompts included; `8k` is 8000."
+    )
+    cpu_offload_gb_per_gpu: Annotated[Float | None, EngineArg("cpu_offload_gb")] = Field(
+        None, ge=0, description="Weights kept in CPU memory, GiB per GPU."
     )
     enable_lora: Annotated[Bool, EngineArg("enable_lora")] = Field(
         False, description="Serve LoRA adapters; those in `adapters/` beside the model are loaded at start."
@@ -113,15 +177,47 @@ class LmiOptions(_Table):
     max_loras: Annotated[Int, EngineArg("max_loras")] = Field(
         4, ge=1, description="Most different adapters in one engine step."
     )
+    long_lora_scaling_factors: Annotated[
+        Numbers | None, NoEffect("vLLM reads the scaling from each adapter's configuration")
+    ] = Field(None, description="Not used any more.")
+    lora_extra_vocab_size: Annotated[
+        Int | None, NoEffect("vLLM serves no adapters with a vocabulary of their own any more")
+    ] = Field(None, description="Not used any more.")
+    adapters: str = Field("adapters", description="The folder beside the model that holds the adapters; fixed.")
+    predict_timeout: Annotated[
+        int,
+        _or_default(_PREDICT_TIMEOUT_S),
+        Lenient(),
+        Env(older=("PREDICT_TIMEOUT",), sagemaker=("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS",)),
+    ] = Field(
+        _PREDICT_TIMEOUT_S,
+        ge=1,
+        description="Seconds until the first output of a request; without stream the whole answer.",
+    )
+    model_loading_timeout: Annotated[
+        int,
+        _or_default(_MODEL_LOADING_TIMEOUT_S),
+        Lenient(),
+        Env(older=("MODEL_LOADING_TIMEOUT",), sagemaker=("SAGEMAKER_STARTUP_TIMEOUT",)),
+    ] = Field(
+        _MODEL_LOADING_TIMEOUT_S, ge=1, description="Seconds until the model must be loaded; then the start fails."
+    )
+    strict: Bool = Field(False, description="Refuse to start on unknown options instead of warning.")
 
 
 class ServerSettings(_Table):
     """The server's own keys: unprefixed in `serving.properties`, `SERVING_*` as variables."""
 
-    engine: Annotated[str, _only("Python", "MPI", because="vLLM is the only engine here")] = Field(
+    engine: Annotated[str, BeforeValidator(_engine)] = Field(
         "Python", description="LMI's engine; vLLM's is called Python."
     )
     max_request_size: Int = Field(64 * 1024 * 1024, ge=1, description="Longest request body, in bytes.")
+    job_queue_size: Int = Field(
+        1000, ge=1, description="Requests that may wait beyond those the engine runs; more are refused."
+    )
+    chunked_read_timeout: Int = Field(
+        120, ge=1, description="Seconds between two pieces of a stream; if set, also until the first one."
+    )
     shutdown_delay: Int = Field(
         0, ge=0, description="Seconds after SIGTERM in which requests are still accepted while `/ping` answers 503."
     )
@@ -136,12 +232,21 @@ class Option:
         canonical: the name its value is kept under: the vLLM argument where it has one, else `name`.
         table: the class it belongs to.
         variables: environment variables besides the regular one.
+        is_lenient: an unreadable value leaves the default.
+        no_effect: why setting it changes nothing; empty for every other option.
     """
 
     name: str
     canonical: str
     table: type[LmiOptions] | type[ServerSettings]
-    variables: tuple[str, ...]
+    variables: Env
+    is_lenient: bool
+    no_effect: str
+
+    @property
+    def key(self) -> str:
+        """As it stands in `serving.properties`."""
+        return f"option.{self.name}" if self.table is LmiOptions else self.name
 
 
 @cache
@@ -150,8 +255,24 @@ def options() -> dict[str, Option]:
     rows: dict[str, Option] = {}
     for table in (LmiOptions, ServerSettings):
         for name, field in table.model_fields.items():
-            target = next((mark.name for mark in field.metadata if isinstance(mark, EngineArg)), None)
-            variables = next((mark.names for mark in field.metadata if isinstance(mark, Env)), ())
-            row = Option(field.alias or name, target or name, table, variables)
+            marks = {type(mark): mark for mark in field.metadata}
+            row = Option(
+                name=field.alias or name,
+                canonical=marks[EngineArg].name if EngineArg in marks else field.alias or name,
+                table=table,
+                variables=marks.get(Env, Env()),
+                is_lenient=Lenient in marks,
+                no_effect=marks[NoEffect].reason if NoEffect in marks else "",
+            )
             rows |= {row.name: row, row.canonical: row}
     return rows
+
+
+def engine_values(given: LmiOptions) -> dict[str, Any]:
+    """vLLM argument to value, for every option that is marked with one."""
+    return {
+        mark.name: getattr(given, name)
+        for name, field in LmiOptions.model_fields.items()
+        for mark in field.metadata
+        if isinstance(mark, EngineArg)
+    }

@@ -13,14 +13,18 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from serving.config import devices
+from serving.config import devices, mode
 from serving.config import model as model_location
 from serving.config.command_line import scan
 from serving.config.host import Host
 from serving.config.layers import read_layers, report_overridden
+from serving.config.limits import Limits, limits
+from serving.config.masking import masked
+from serving.config.mode import Mode
 from serving.config.options import LmiOptions, ServerSettings, options
 from serving.config.sources import Effective, merge
-from serving.config.values import NONE, NotWholeNumber, is_json_object
+from serving.config.translate import engine_arguments
+from serving.config.values import NONE, is_json_object
 from serving.config.vllm_arguments import REFUSED, arguments
 from serving.errors import ConfigError, Problem
 
@@ -34,22 +38,26 @@ class ResolvedConfig:
 
     Attributes:
         model_name: the endpoint's name (`/predictions/{model_name}`).
+        mode: which of LMI's modes answers.
         model_dir: directory with the model's own files, or None for a hub id alone.
         adapters: name to directory of the LoRA adapters to load at start.
         vllm_arguments: argument name to typed value; what is absent keeps vLLM's default.
         options: LMI's options, typed.
         server: the server's own settings, typed.
+        limits: how much is taken on, and how long is waited.
         environment: variables to set before vLLM is imported.
         effective: every value given, with its origin and what it overrode.
         warnings: sentences for the log.
     """
 
     model_name: str
+    mode: Mode
     model_dir: Path | None
     adapters: Mapping[str, Path]
     vllm_arguments: Mapping[str, Any]
     options: LmiOptions
     server: ServerSettings
+    limits: Limits
     environment: Mapping[str, str]
     effective: Mapping[str, Effective]
     warnings: Sequence[str] = field(default=())
@@ -79,12 +87,15 @@ def resolve(env: Mapping[str, str], argv: Sequence[str], host: Host, demo_dir: P
     warnings: list[str] = []
     location, layers = read_layers(line, env, host, demo_dir, warnings)
     effective = merge(layers)
-    warnings += _unknown(effective)
     report_overridden(effective, problems, warnings)
     given = {name: entry for name, entry in effective.items() if entry.setting.known}
-    lmi = _table(LmiOptions, given, problems)
-    server = _table(ServerSettings, given, problems)
+    lmi = _table(LmiOptions, given, problems, warnings)
+    server = _table(ServerSettings, given, problems, warnings)
     passed = _pass_through(given, problems, warnings)
+    unknown = _unknown(effective)
+    if lmi is not None and lmi.strict:
+        problems += unknown
+    warnings += [f"ignored: {problem}" for problem in unknown]
     if problems or lmi is None or server is None:
         raise ConfigError(problems)
     if lmi.model_id is None:
@@ -93,54 +104,68 @@ def resolve(env: Mapping[str, str], argv: Sequence[str], host: Host, demo_dir: P
     if key := env.get("VLLM_API_KEY"):
         # Any of the keys opens, wherever it was given.
         passed["api_key"] = list(dict.fromkeys([*passed.get("api_key", []), key]))
-    values = passed | _engine_arguments(lmi, lmi.model_id, passed, host, warnings)
-    if not lmi.async_mode:
-        warnings.append("option.async_mode=false has no effect: the async mode is the only one")
+    chosen = mode.choose(lmi, warnings)
+    if server.engine == "MPI":
+        warnings.append("engine=MPI is read as engine=Python: vLLM starts its own processes")
+    values = passed | engine_arguments(lmi, lmi.model_id, passed, host, warnings)
     devices.check(values, host, warnings)
     _check_files(values, host, problems)
     adapters = _adapters(location.directory)
+    if lmi.adapters != "adapters":
+        warnings.append(f"adapters={lmi.adapters} has no effect: they stand in adapters/ beside the model")
     if adapters and not lmi.enable_lora:
         warnings.append(f"adapters {', '.join(adapters)} are not served; option.enable_lora=true would serve them")
     if problems:
         raise ConfigError(problems)
     return ResolvedConfig(
         model_name=model_location.endpoint_name(location, lmi.model_id),
+        mode=chosen,
         model_dir=location.directory,
         adapters=adapters if lmi.enable_lora else {},
         vllm_arguments=values | _defaults(values, location.given or lmi.model_id, env, host),
         options=lmi,
         server=server,
+        limits=limits(lmi, server, values),
         environment=_environment(env, host, line.demo),
         effective=effective,
         warnings=warnings,
     )
 
 
-def _unknown(effective: Mapping[str, Effective]) -> list[str]:
-    """One warning per name that neither LMI nor vLLM knows, with the nearest name that one of them does."""
+def _unknown(effective: Mapping[str, Effective]) -> list[Problem]:
+    """One per name that neither LMI nor vLLM knows, with the nearest name that one of them does."""
     known = [*options(), *arguments()]
-    warnings = []
+    found = []
     for name, entry in effective.items():
         if not entry.setting.known:
             near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.7)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            warnings.append(f"unknown option {name} ({entry.setting.origin}) has no effect{hint}")
-    return warnings
+            remedy = f"did you mean {near[0]}?" if near else ""
+            found.append(Problem("VALIDATION", f"unknown option {name}", entry.setting.origin, remedy))
+    return found
 
 
-def _table(table: type[_T], given: Mapping[str, Effective], problems: list[Problem]) -> _T | None:
+def _table(table: type[_T], given: Mapping[str, Effective], problems: list[Problem], warnings: list[str]) -> _T | None:
     """The rows of `table` that somebody set, typed; each value that does not fit is a problem."""
-    rows = {row.name: row.canonical for row in options().values() if row.table is table}
-    texts = {name: given[canonical].setting.text for name, canonical in rows.items() if canonical in given}
+    rows = {row.name: row for row in options().values() if row.table is table and row.canonical in given}
+    settings = {name: given[row.canonical].setting for name, row in rows.items()}
+    texts = {name: setting.text for name, setting in settings.items() if setting.text.strip().lower() not in NONE}
+    for name in texts:
+        if reason := rows[name].no_effect:
+            warnings.append(f"{name} ({settings[name].origin}) has no effect: {reason}")
     try:
-        return table.model_validate({name: text for name, text in texts.items() if text.strip().lower() not in NONE})
+        return table.model_validate(texts)
     except ValidationError as error:
-        for fault in error.errors():
-            name = str(fault["loc"][0])
-            text = fault["msg"].removeprefix("Value error, ")
-            kind = "BAD_INT" if isinstance(fault.get("ctx", {}).get("error"), NotWholeNumber) else "VALIDATION"
-            problems.append(Problem(kind, f"{name}={texts[name]!r}: {text}", given[rows[name]].setting.origin))
-        return None
+        faults = {str(fault["loc"][0]): fault for fault in error.errors()}
+    for name, fault in faults.items():
+        text = f"{name}={texts[name]!r}: {fault['msg'].removeprefix('Value error, ')}"
+        if rows[name].is_lenient:
+            warnings.append(f"{text} ({settings[name].origin}); the default is used")
+        else:
+            kind = getattr(fault.get("ctx", {}).get("error"), "kind", "VALIDATION")
+            problems.append(Problem(kind, text, settings[name].origin))
+    if all(rows[name].is_lenient for name in faults):
+        return table.model_validate({name: text for name, text in texts.items() if name not in faults})
+    return None
 
 
 def _pass_through(given: Mapping[str, Effective], problems: list[Problem], warnings: list[str]) -> dict[str, Any]:
@@ -162,34 +187,8 @@ def _pass_through(given: Mapping[str, Effective], problems: list[Problem], warni
         if value is not None:
             values[name] = value
         if isinstance(value, dict) and not is_json_object(text):
-            warnings.append(f"{name} ({origin}) is not JSON; it is read as {json.dumps(value)}")
+            warnings.append(f"{name} ({origin}) is not JSON; it is read as {json.dumps(masked(name, value))}")
     return values
-
-
-def _quantization(method: str | None, host: Host, warnings: list[str]) -> str | None:
-    """vLLM's name of the method; its `fp8` has no CPU kernel, `fp8_per_channel` has."""
-    if method == "fp8" and host.device_count == 0:
-        warnings.append("quantize=fp8 is fp8_per_channel on CPU")
-        return "fp8_per_channel"
-    return method
-
-
-def _engine_arguments(
-    lmi: LmiOptions, model: str, passed: Mapping[str, Any], host: Host, warnings: list[str]
-) -> dict[str, Any]:
-    """LMI's options in vLLM's words."""
-    return {
-        "model": model,
-        "revision": lmi.revision,
-        "trust_remote_code": lmi.trust_remote_code,
-        "dtype": lmi.dtype,
-        "quantization": _quantization(lmi.quantize, host, warnings),
-        "tensor_parallel_size": devices.tensor_parallel_size(lmi.tensor_parallel_degree, passed, host),
-        "max_num_seqs": lmi.max_rolling_batch_size,
-        "enable_lora": lmi.enable_lora,
-        # vLLM's CPU kernels give rows without an adapter the one in the last slot, so that slot must stay empty.
-        "max_loras": lmi.max_loras + (1 if lmi.enable_lora and host.device_count == 0 else 0),
-    }
 
 
 def _defaults(values: Mapping[str, Any], given: str, env: Mapping[str, str], host: Host) -> dict[str, Any]:

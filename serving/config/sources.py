@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where values come from and which one wins. Every value keeps the text it was written as and its origin.
 
-The order, strongest first: flags, vLLM's `--config` file, `serving.properties`, `HF_*`, `OPTION_*`/`SERVING_*`, the
-older variables of single options. `layers.py` lines them up, `resolve.py` asks `merge` for the winners.
+The order is `ORDER`. `layers.py` lines the sources up, `resolve.py` asks `merge` for the winners.
 """
 
 import json
@@ -16,10 +15,47 @@ import javaproperties
 import yaml
 
 from serving.config.options import LmiOptions, ServerSettings, options
+from serving.config.values import parse_bool
 from serving.config.vllm_arguments import arguments
 from serving.errors import ConfigError, Problem
 
-_HF_VARIABLES = {"HF_MODEL_ID": ("model", "model_id"), "HF_REVISION": ("revision", "revision")}
+ORDER = (
+    "command line",
+    "--config",
+    "SAGEMAKER_*",
+    "serving.properties",
+    "HF_*",
+    "OPTION_* and SERVING_*",
+    "older variables of single options",
+)
+"""The sources, strongest first."""
+
+_HF_VARIABLES = {
+    "HF_MODEL_ID": ("model", "model_id"),
+    "HF_REVISION": ("revision", "revision"),
+    "HF_TASK": ("task", "task"),
+}
+_TGI_VARIABLES = {
+    "HF_MODEL_QUANTIZE": "OPTION_QUANTIZE",
+    "HF_MODEL_TRUST_REMOTE_CODE": "OPTION_TRUST_REMOTE_CODE",
+    "HF_TRUST_REMOTE_CODE": "OPTION_TRUST_REMOTE_CODE",
+    "SM_NUM_GPUS": "TENSOR_PARALLEL_DEGREE",
+    "MAX_CONCURRENT_REQUESTS": "SERVING_JOB_QUEUE_SIZE",
+    "MAX_BATCH_PREFILL_TOKENS": "OPTION_MAX_ROLLING_BATCH_PREFILL_TOKENS",
+    "MAX_BATCH_SIZE": "OPTION_MAX_ROLLING_BATCH_SIZE",
+    "CUDA_MEMORY_FRACTION": "OPTION_GPU_MEMORY_UTILIZATION",
+    "ENABLE_CUDA_GRAPHS": "OPTION_ENFORCE_EAGER",
+}
+"""TGI's variables that LMI's container reads, and LMI's own, which are stronger."""
+_TGI_UNREAD = {
+    "HF_MODEL_REVISION": "HF_REVISION",
+    "QUANTIZE": "OPTION_QUANTIZE",
+    "DTYPE": "OPTION_DTYPE",
+    "NUM_SHARD": "TENSOR_PARALLEL_DEGREE",
+    "MAX_INPUT_LENGTH": "OPTION_MAX_MODEL_LEN",
+    "MAX_TOTAL_TOKENS": "OPTION_MAX_MODEL_LEN",
+}
+"""TGI's variables that LMI does not read, and what to set instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +79,7 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Effective:
-    """The setting that won, and the weaker ones with another value that it overrode."""
+    """The setting that won, and the weaker ones, strongest first."""
 
     setting: Setting
     overrode: tuple[Setting, ...] = ()
@@ -56,10 +92,7 @@ def merge(layers: Sequence[Iterable[Setting]]) -> dict[str, Effective]:
         last = {setting.name: setting for setting in layer}
         for name, setting in last.items():
             candidates.setdefault(name, []).append(setting)
-    return {
-        name: Effective(winner, tuple(weaker for weaker in rest if weaker.text != winner.text))
-        for name, (winner, *rest) in candidates.items()
-    }
+    return {name: Effective(winner, tuple(rest)) for name, (winner, *rest) in candidates.items()}
 
 
 def from_properties(path: Path, warnings: list[str]) -> list[Setting]:
@@ -104,18 +137,20 @@ def from_properties(path: Path, warnings: list[str]) -> list[Setting]:
     return settings
 
 
-def from_environment(env: Mapping[str, str], warnings: list[str]) -> list[list[Setting]]:
-    """Three layers: `HF_*`, then `OPTION_*` and `SERVING_*`, then the older variables of single options.
+def from_environment(env: Mapping[str, str], warnings: list[str]) -> "Variables":
+    """The settings in environment variables, in LMI's spelling, SageMaker's and TGI's.
 
     Raises:
-        ConfigError: two spellings of one option disagree (`CONFLICT`).
+        ConfigError: two spellings of one option disagree (`CONFLICT`), or TGI's `ENABLE_CUDA_GRAPHS` is no boolean.
     """
+    given = {name: (value, name) for name, value in env.items() if value}
+    given |= {name: entry for name, entry in _from_tgi(env, warnings).items() if name not in given}
     hub = [
         Setting(name, env[key], key, spelling=option) for key, (name, option) in _HF_VARIABLES.items() if env.get(key)
     ]
     found: dict[str, tuple[str, str]] = {}
-    for variable in sorted(env, key=lambda name: not name.isupper()):
-        if not variable.startswith("OPTION_") or not env[variable]:
+    for variable in sorted(given, key=lambda name: not name.isupper()):
+        if not variable.startswith("OPTION_"):
             continue
         rest = variable.removeprefix("OPTION_")
         name = rest.lower() if re.fullmatch(r"[A-Z0-9_]+", rest) else rest
@@ -123,19 +158,55 @@ def from_environment(env: Mapping[str, str], warnings: list[str]) -> list[list[S
         if key in found:
             warnings.append(f"{variable} has no effect beside {found[key][1]}")
         else:
-            found[key] = (env[variable], variable)
-    regular = [_option_setting(key, value, variable, warnings) for key, (value, variable) in found.items()]
+            found[key] = given[variable]
+    regular = [_option_setting(key, value, origin, warnings) for key, (value, origin) in found.items()]
     _refuse_disagreement(regular)
     for name in ServerSettings.model_fields:
-        if value := env.get(f"SERVING_{name.upper()}"):
-            regular.append(Setting(name, value, f"SERVING_{name.upper()}"))
-    older = [
-        Setting(row.canonical, env[variable], variable)
-        for row in dict.fromkeys(options().values())
-        for variable in row.variables
-        if env.get(variable)
+        if entry := given.get(f"SERVING_{name.upper()}"):
+            regular.append(Setting(name, *entry))
+    rows = dict.fromkeys(options().values())
+    older = [Setting(row.canonical, *given[name]) for row in rows for name in row.variables.older if name in given]
+    sagemaker = [
+        Setting(row.canonical, *given[name]) for row in rows for name in row.variables.sagemaker if name in given
     ]
-    return [hub, regular, older]
+    return Variables(sagemaker, hub, regular, older)
+
+
+@dataclass(frozen=True, slots=True)
+class Variables:
+    """The settings in environment variables, in layers.
+
+    Attributes:
+        sagemaker: stronger than `serving.properties`.
+        hub: `HF_*`.
+        regular: `OPTION_*` and `SERVING_*`.
+        older: variables of single options, such as `TENSOR_PARALLEL_DEGREE`.
+    """
+
+    sagemaker: list[Setting]
+    hub: list[Setting]
+    regular: list[Setting]
+    older: list[Setting]
+
+
+def _from_tgi(env: Mapping[str, str], warnings: list[str]) -> dict[str, tuple[str, str]]:
+    """LMI's variable to the value and the name of TGI's variable that stands for it."""
+    for name, instead in _TGI_UNREAD.items():
+        if env.get(name):
+            warnings.append(f"{name} has no effect; set {instead}")
+    if env.get("HF_TRUST_REMOTE_CODE"):
+        warnings.append("HF_TRUST_REMOTE_CODE is read as OPTION_TRUST_REMOTE_CODE")
+    found = {}
+    for name, target in _TGI_VARIABLES.items():
+        if (text := env.get(name)) and target not in found:
+            found[target] = (text, name)
+    if "OPTION_ENFORCE_EAGER" in found:
+        text, name = found["OPTION_ENFORCE_EAGER"]
+        try:
+            found["OPTION_ENFORCE_EAGER"] = (json.dumps(not parse_bool(text)), name)
+        except ValueError as error:
+            raise ConfigError([Problem("VALIDATION", f"{name}={text!r}: {error}", name)]) from None
+    return found
 
 
 def from_yaml(path: Path) -> list[Setting]:

@@ -20,8 +20,22 @@ _SUFFIXES = {
 }  # fmt: skip
 
 
-class NotWholeNumber(ValueError):
-    """A whole number was expected; configuration has a problem kind of its own for that."""
+class BadValue(ValueError):
+    """A value that does not fit. Subclasses are the contract's kinds of problem that are not `VALIDATION`."""
+
+    kind = "VALIDATION"
+
+
+class NotWholeNumber(BadValue):
+    """A whole number was expected."""
+
+    kind = "BAD_INT"
+
+
+class Unsupported(BadValue):
+    """The value is one of LMI's, and means something that this server is not: another backend, mostly."""
+
+    kind = "UNSUPPORTED"
 
 
 def parse_bool(text: str) -> bool:
@@ -76,6 +90,15 @@ def parse_float(text: str) -> float:
         return float(text)
     except ValueError:
         raise ValueError(f"expected a number, got {text!r}") from None
+
+
+def parse_numbers(text: str) -> tuple[float, ...]:
+    """A number, a list of them in any bracket, or a comma-separated list.
+
+    Raises:
+        ValueError: something in it is no number.
+    """
+    return tuple(parse_float(item.strip()) for item in text.strip().strip("[]()").rstrip(",").split(","))
 
 
 def parse_json(text: str) -> Any:

@@ -1,38 +1,129 @@
 # SPDX-License-Identifier: Apache-2.0
 """The proxy around vLLM's engine client that every route goes through, `/v1/*` included.
 
-vLLM's own routes and ours hold this object instead of the client. It counts what is in flight; whatever must hold for
-every request, such as admission and adapter checks, belongs here and nowhere else.
+vLLM's own routes and ours hold this object instead of the client. Whatever must hold for every request belongs here and
+nowhere else: what is in flight, how much of that is taken on, and how long an output may take.
 """
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from http import HTTPStatus
 from typing import Any
+from weakref import WeakSet
+
+from serving.config.limits import Limits
+
+_SWEEP_S = 0.25
+"""How often outputs are looked for that are late; no timer is made per output."""
 
 
 class EngineGate:
-    """An engine client that counts; every other attribute is the client's own."""
+    """An engine client that counts, refuses and gives up waiting; every other attribute is the client's own.
 
-    def __init__(self, client: Any):
+    Args:
+        client: vLLM's engine client.
+        model_name: the endpoint's name, for the refusal.
+        limits: what is taken on, and how long is waited.
+        refusal: makes the exception that all routes understand, from a sentence and a status.
+    """
+
+    def __init__(self, client: Any, model_name: str, limits: Limits, refusal: Callable[[str, HTTPStatus], Exception]):
         self._client = client
-        self.num_in_flight = 0
+        self._model_name = model_name
+        self._limits = limits
+        self._refusal = refusal
+        self._streams: WeakSet[Outputs] = WeakSet()
+        self._sweeper: asyncio.TimerHandle | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
 
-    def generate(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any]:
-        """As the client's; in flight from the first item asked for to the last one, or to the close."""
-        return self._counted(self._client.generate(*args, **kwargs))
+    @property
+    def num_in_flight(self) -> int:
+        """Requests handed over and not finished."""
+        return len(self._streams)
 
-    def encode(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any]:
-        """As the client's; counted like `generate`."""
-        return self._counted(self._client.encode(*args, **kwargs))
+    def generate(self, *args: Any, **kwargs: Any) -> "Outputs":
+        """As the client's. In flight from this call until the last item, a failure, the close, or nobody holds it.
 
-    async def _counted(self, outputs: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
-        self.num_in_flight += 1
+        Raises:
+            Exception: made by `refusal`, 503: as much is in flight as the limits allow.
+        """
+        return self._admitted(self._client.generate(*args, **kwargs))
+
+    def encode(self, *args: Any, **kwargs: Any) -> "Outputs":
+        """As the client's; admitted and timed like `generate`."""
+        return self._admitted(self._client.encode(*args, **kwargs))
+
+    def _admitted(self, outputs: AsyncGenerator[Any]) -> "Outputs":
+        if len(self._streams) >= self._limits.num_in_flight:
+            text = f"Worker queue capacity exceeded for model: {self._model_name}"
+            raise self._refusal(text, HTTPStatus.SERVICE_UNAVAILABLE)
+        stream = Outputs(outputs, self._limits, self._refusal, self._streams.discard)
+        self._streams.add(stream)
+        if self._sweeper is None:
+            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+        return stream
+
+    def _sweep(self) -> None:
+        """Ends the waits that took too long; runs on while anything is in flight."""
+        loop = asyncio.get_running_loop()
+        for stream in list(self._streams):
+            stream.expire(loop.time())
+        self._sweeper = loop.call_later(_SWEEP_S, self._sweep) if self._streams else None
+
+
+class Outputs:
+    """The outputs of one request; a class, because a generator that is never started never runs its `finally`."""
+
+    def __init__(
+        self,
+        outputs: AsyncGenerator[Any],
+        limits: Limits,
+        refusal: Callable[[str, HTTPStatus], Exception],
+        released: Callable[["Outputs"], None],
+    ):
+        self._outputs = outputs
+        self._limits = limits
+        self._refusal = refusal
+        self._released = released
+        self._loop = asyncio.get_running_loop()
+        self._allowed_s = limits.first_output_s
+        self._deadline: float | None = None
+        self._waiting: asyncio.Task[Any] | None = None
+        self._is_late = False
+
+    def __aiter__(self) -> "Outputs":
+        return self
+
+    async def __anext__(self) -> Any:
+        self._waiting = asyncio.current_task()
+        self._deadline = self._loop.time() + self._allowed_s
         try:
-            async with aclosing(outputs):
-                async for output in outputs:
-                    yield output
-        finally:
-            self.num_in_flight -= 1
+            output = await self._outputs.__anext__()
+        except asyncio.CancelledError:
+            self._released(self)
+            if self._is_late and self._waiting is not None and self._waiting.uncancel() == 0:
+                text = (
+                    f"no output within {self._allowed_s:g} s; predict_timeout and chunked_read_timeout bound the wait"
+                )
+                raise self._refusal(text, HTTPStatus.GATEWAY_TIMEOUT) from None
+            raise
+        except BaseException:
+            self._released(self)
+            raise
+        self._deadline = None
+        self._allowed_s = self._limits.gap_s
+        return output
+
+    async def aclose(self) -> None:
+        """Ends the request in the engine."""
+        self._released(self)
+        await self._outputs.aclose()
+
+    def expire(self, now: float) -> None:
+        """Cancels the wait for the next output if it took too long."""
+        if self._deadline is not None and now > self._deadline and self._waiting is not None:
+            self._deadline = None
+            self._is_late = True
+            self._waiting.cancel()

@@ -13,6 +13,7 @@ from argparse import Namespace
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,24 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMServerError
-from vllm.outputs import RequestOutput
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from serving.config.limits import Limits
 from serving.engine import vllm_app
 from serving.engine.child_output import ChildOutput
 from serving.engine.chunks import chunk
-from serving.engine.gate import EngineGate
-from serving.errors import ConfigError, EngineDead, EngineError, EngineOverloaded, PayloadError, Problem
+from serving.engine.gate import EngineGate, Outputs
+from serving.errors import (
+    ConfigError,
+    EngineDead,
+    EngineError,
+    EngineOverloaded,
+    PayloadError,
+    Problem,
+    RequestTimeout,
+)
 from serving.schemas.generation import GenerationChunk, GenerationRequest, OpenAIRequest
 
 logger = logging.getLogger(__name__)
@@ -45,10 +54,14 @@ _OPENAI = {
     "completion": (CompletionRequest, "openai_serving_completion", "create_completion"),
     "chat": (ChatCompletionRequest, "openai_serving_chat", "create_chat_completion"),
 }
+_REFUSALS = {HTTPStatus.SERVICE_UNAVAILABLE: EngineOverloaded, HTTPStatus.GATEWAY_TIMEOUT: RequestTimeout}
+"""Statuses that vLLM's `GracefulHTTPError` carries, the gate's included."""
 _DATA = b"data: "
 _REMEDIES = (
     (r"out of memory|KV cache|memory utilization|[Aa]vailable memory", "lower option.max_model_len, "
      "option.max_rolling_batch_size or option.gpu_memory_utilization"),
+    (r"NUMA nodes", "set option.tensor_parallel_degree=1: one CPU is one device to vLLM"),
+    (r"quantization method|quantized", "leave option.quantize out for a quantized model, or choose another method"),
     (r"trust_remote_code", "set option.trust_remote_code=true if you trust the model's code"),
     (r"Repo id|[Hh]ugging ?[Ff]ace|offline", "check the model id, HF_TOKEN and the network, or give a local directory"),
     (r"\bdtype\b", "choose another option.dtype"),
@@ -60,8 +73,10 @@ _REMEDIES = (
 class VllmEngine:
     """vLLM's `AsyncLLM` with its serving objects, started once and closed once."""
 
-    def __init__(self, args: Namespace, adapters: Mapping[str, Path]):
+    def __init__(self, args: Namespace, model_name: str, limits: Limits, adapters: Mapping[str, Path]):
         self._args = args
+        self._model_name = model_name
+        self._limits = limits
         self._adapters = adapters
         self._output = ChildOutput()
         self._ids = itertools.count()
@@ -80,7 +95,7 @@ class VllmEngine:
             self._client = self._launch()
             await self._client.reset_mm_cache()
             self.tasks = tuple(await self._client.get_supported_tasks())
-            self.gate = EngineGate(self._client)
+            self.gate = EngineGate(self._client, self._model_name, self._limits, GracefulHTTPError)
             self.state = await vllm_app.build_state(self.gate, self._args, self.tasks)
             for name, path in self._adapters.items():
                 await self._load_adapter(name, path)
@@ -148,7 +163,7 @@ class VllmEngine:
             return _objects(answer)
         return bytes(answer.model_dump_json(), "utf-8")
 
-    async def _submit(self, request: GenerationRequest) -> AsyncGenerator[RequestOutput]:
+    async def _submit(self, request: GenerationRequest) -> Outputs:
         serving = self.state.openai_serving_completion
         if serving is None:
             raise PayloadError("this model does not generate text")
@@ -158,22 +173,22 @@ class VllmEngine:
         # LMI's clients send very large values to mean "as much as fits".
         body.max_tokens = min(body.max_tokens or 0, limit)
         inputs = _refuse(await serving.render_completion_request(body))
+        defaults = serving.default_sampling_params if request.use_generation_config else {}
         num_tokens = get_max_tokens(
             limit,
             body.max_tokens,
             serving._extract_prompt_len(inputs[0]),
-            serving.default_sampling_params,
+            defaults,
             serving.override_max_tokens,
             truncate_prompt_tokens=body.truncate_prompt_tokens,
         )
-        generator: AsyncGenerator[RequestOutput] = self.gate.generate(
+        return self.gate.generate(
             inputs[0],
-            body.to_sampling_params(num_tokens, serving.default_sampling_params),
+            body.to_sampling_params(num_tokens, defaults),
             f"lmi-{request.request_id or 'internal'}-{next(self._ids)}",
             lora_request=serving._maybe_get_adapters(body),
             priority=body.priority,
         )
-        return generator
 
     def _launch(self) -> AsyncLLM:
         engine_args = AsyncEngineArgs.from_cli_args(self._args)
@@ -235,8 +250,8 @@ def _refuse(answer: Any) -> Any:
     if not isinstance(answer, ErrorResponse):
         return answer
     text = _one_line(answer.error.message)
-    if answer.error.code == 503:
-        raise EngineOverloaded(text)
+    if (refusal := _REFUSALS.get(answer.error.code)) is not None:
+        raise refusal(text)
     raise PayloadError(text) if answer.error.code < 500 else EngineError(text)
 
 
@@ -248,7 +263,7 @@ def _vllm_errors() -> Iterator[None]:
     except EngineDeadError:
         raise EngineDead from None
     except GracefulHTTPError as error:
-        raise EngineOverloaded(_one_line(error)) from None
+        raise _REFUSALS.get(error.http_status, EngineError)(_one_line(error)) from None
     except VLLMClientError as error:
         raise PayloadError(f"Input parsing failed: {_one_line(error)}") from None
     except VLLMServerError as error:

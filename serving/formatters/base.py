@@ -9,6 +9,9 @@ from serving.schemas.generation import GenerationChunk, LmiRequest
 JSON = "application/json"
 JSON_LINES = "application/jsonlines"
 
+_LOWEST = -9999.0
+"""What stands for a log-probability of minus infinity, which JSON cannot say; vLLM uses the same."""
+
 
 class StreamFormatter(Protocol):
     """Formats one stream; made per request."""
@@ -38,3 +41,8 @@ def finish_word(chunk: GenerationChunk) -> str | None:
     if chunk.finish_reason != "stop":
         return chunk.finish_reason
     return "eos_token" if chunk.stop_reason is None else "stop_sequence"
+
+
+def finite(logprob: float | None) -> float | None:
+    """A log-probability that JSON can say."""
+    return None if logprob is None else max(logprob, _LOWEST)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from json.encoder import encode_basestring
 from typing import Any
 
-from serving.formatters.base import JSON, JSON_LINES, finish_word
+from serving.formatters.base import JSON, JSON_LINES, finish_word, finite
 from serving.schemas.generation import GenerationChunk, LmiRequest, Token
 
 _LINE = '{"index": %d, "token": {"id": %d, "text": %s, "logprob": %s}, "generated_text": %s, "details": %s}\n'
@@ -18,8 +18,6 @@ _END = "\n\n"
 """LMI ends a stream with two blank lines."""
 _NO_TOKEN = Token(-1, "", None)
 """On the last line of a choice that ended between two tokens, as an aborted one does; LMI uses the same number."""
-_LOWEST = -9999.0
-"""What stands for a log-probability of minus infinity, which JSON cannot say; vLLM uses the same."""
 
 
 class LmiFormatter:
@@ -103,12 +101,11 @@ def _answer(request: LmiRequest, number: int, chunk: GenerationChunk) -> dict[st
 
 
 def _token(token: Token) -> dict[str, Any]:
-    logprob = None if token.logprob is None else max(token.logprob, _LOWEST)
-    return {"id": token.id, "text": token.text, "logprob": logprob}
+    return {"id": token.id, "text": token.text, "logprob": finite(token.logprob)}
 
 
 def _number(logprob: float | None) -> str:
-    return "null" if logprob is None else repr(max(logprob, _LOWEST))
+    return "null" if logprob is None else repr(finite(logprob))
 
 
 def _pieces(text: str, tokens: Sequence[Token]) -> list[str]:

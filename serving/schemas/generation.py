@@ -18,6 +18,7 @@ class GenerationRequest:
         num_top_tokens: per token, how many of the most likely ones the chunks carry.
         model: a served model name or an adapter's name; None for the base model.
         request_id: the id in logs and answers.
+        use_generation_config: what `fields` leaves open is taken from the model's generation config.
     """
 
     prompt: str | list[int]
@@ -26,6 +27,7 @@ class GenerationRequest:
     num_top_tokens: int = 0
     model: str | None = None
     request_id: str | None = None
+    use_generation_config: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ Renames LMI's parameters to the fields of vLLM's completion request; the engine 
 from typing import Any
 
 from serving.errors import PayloadError
+from serving.schemas import parameters
 from serving.schemas.generation import GenerationRequest, LmiRequest
+from serving.schemas.parameters import DEFAULT_MAX_NEW_TOKENS, count, encodable, flag, guide, refuse_beams, strings
 
-DEFAULT_MAX_NEW_TOKENS = 30
-_GUIDED = {"guided_json": "json", "guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar"}
 _OURS = frozenset({"request_id", "stream_options", "return_tokens_as_token_ids", "suffix", "adapters"})
 """Fields of vLLM's request that belong to the server or to its answer, not to generation."""
 
@@ -21,16 +21,14 @@ def parse(payload: dict[str, Any]) -> LmiRequest:
     Raises:
         PayloadError: naming the field, what is wrong with it and what would do.
     """
-    fields = payload.get("parameters", {})
-    if not isinstance(fields, dict):
-        raise PayloadError(f"Input parsing failed: parameters must be an object, got {type(fields).__name__}")
+    fields = parameters.of(payload)
     fields = {name: value for name, value in fields.items() if (value is not None or name == "n") and name not in _OURS}
-    stream = _flag(fields, "stream") or _flag({"stream": payload.get("stream")}, "stream")
-    details = _flag(fields, "details")
-    full_text = any([_flag(fields, "return_full_text"), _flag(fields, "echo")])
-    prefill = _flag(fields, "decoder_input_details")
-    top_n_tokens = _count(fields, "top_n_tokens")
-    _refuse_beams(fields)
+    stream = flag(fields, "stream") or flag({"stream": payload.get("stream")}, "stream")
+    details = flag(fields, "details")
+    full_text = any([flag(fields, "return_full_text"), flag(fields, "echo")])
+    prefill = flag(fields, "decoder_input_details")
+    top_n_tokens = count(fields, "top_n_tokens")
+    refuse_beams(fields)
     _rename(fields)
     if details or stream:
         fields.setdefault("logprobs", 1)
@@ -56,37 +54,22 @@ def _rename(fields: dict[str, Any]) -> None:
     if isinstance(max_new_tokens, int) and max_new_tokens < 1:
         raise PayloadError(f"Input parsing failed: max_new_tokens must be at least 1, got {max_new_tokens}")
     fields.setdefault("max_tokens", max_new_tokens)
-    if "do_sample" in fields and not _flag(fields, "do_sample"):
+    if "do_sample" in fields and not flag(fields, "do_sample"):
         fields["temperature"] = 0.0
     if stops := fields.pop("stop_sequences", None):
-        fields["stop"] = [*_strings(fields.get("stop", []), "stop"), *_strings(stops, "stop_sequences")]
+        fields["stop"] = [*strings(fields.get("stop", []), "stop"), *strings(stops, "stop_sequences")]
     if "ignore_eos_token" in fields:
         fields.setdefault("ignore_eos", fields.pop("ignore_eos_token"))
     if "truncate" in fields:
         fields.setdefault("truncate_prompt_tokens", fields.pop("truncate"))
         fields.setdefault("truncation_side", "left")
-    guided = {member: fields.pop(name) for name, member in _GUIDED.items() if name in fields}
-    if guided and "structured_outputs" in fields:
-        raise PayloadError(f"Input parsing failed: give structured_outputs or {', '.join(_GUIDED)}, not both")
-    if guided:
-        if pattern := fields.pop("guided_whitespace_pattern", None):
-            guided["whitespace_pattern"] = pattern
-        fields["structured_outputs"] = guided
-
-
-def _refuse_beams(fields: dict[str, Any]) -> None:
-    """Parameters that ask for several candidates, of which one value only can be served."""
-    for name in ("best_of", "num_beams"):
-        if _count(fields, name) > 1:
-            raise PayloadError(f"Input parsing failed: {name} must be 1; more candidates are not supported")
-    if _flag(fields, "use_beam_search"):
-        raise PayloadError("Input parsing failed: use_beam_search must be false; beam search needs a `prompt` payload")
+    guide(fields)
 
 
 def _prompts(inputs: Any, stream: bool) -> tuple[list[str | list[int]], bool]:
     """The prompts, and whether the answer is a list. A list of one string is answered as the string alone."""
     if isinstance(inputs, str) and inputs:
-        return [_encodable(inputs)], False
+        return [encodable(inputs)], False
     if inputs == "" or inputs == []:
         raise PayloadError("Input parsing failed: inputs must not be empty")
     if not isinstance(inputs, list):
@@ -98,41 +81,7 @@ def _prompts(inputs: Any, stream: bool) -> tuple[list[str | list[int]], bool]:
         raise PayloadError("Input parsing failed: inputs must be a string, a list of strings or a list of token ids")
     if stream and len(inputs) > 1:
         raise PayloadError("Input parsing failed: a list of inputs is only supported without streaming")
-    return [_encodable(item) for item in inputs], len(inputs) > 1
-
-
-def _encodable(text: str) -> str:
-    """`text`, unless it holds half of a surrogate pair, which no tokenizer reads."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise PayloadError(f"Input parsing failed: inputs is not valid Unicode: {error}") from None
-    return text
-
-
-def _flag(fields: dict[str, Any], name: str) -> bool:
-    """Takes a boolean out of `fields`; absent and null mean false, `"true"` and 1 mean true."""
-    value = fields.pop(name, None)
-    if value is None or value in (False, 0, "false", "False"):
-        return False
-    if value in (True, 1, "true", "True"):
-        return True
-    raise PayloadError(f"Input parsing failed: {name} must be true or false, got {value!r}")
-
-
-def _count(fields: dict[str, Any], name: str) -> int:
-    """Takes a whole number that is not negative out of `fields`; absent means 0."""
-    value = fields.pop(name, 0)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise PayloadError(f"Input parsing failed: {name} must be a whole number from 0, got {value!r}")
-    return value
-
-
-def _strings(value: Any, name: str) -> list[str]:
-    items = [value] if isinstance(value, str) else value
-    if not isinstance(items, list) or not all(isinstance(item, str) for item in items):
-        raise PayloadError(f"Input parsing failed: {name} must be a list of strings, got {value!r}")
-    return items
+    return [encodable(item) for item in inputs], len(inputs) > 1
 
 
 def _seed(fields: dict[str, Any]) -> int | None:

@@ -2,6 +2,7 @@
 """Golden cases as data, one YAML file per contract; ids are the contract's own and repeat between contracts.
 
 A case that we answer differently stays, with the reason in `deviation`. `engines` says which engines a case runs on.
+A row that needs a part that does not exist yet is there with `not_built`, the name of that part.
 """
 
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ class Case:
     id: str
     given: dict[str, Any]
     expect: dict[str, Any]
+    not_built: str = ""
     deviation: str = ""
     engines: tuple[str, ...] = field(default=("fake", "real"))
 
@@ -39,18 +41,21 @@ def contracts() -> dict[str, list[Case]]:
             Case(
                 contract=path.stem,
                 id=str(row["id"]),
-                given=row["given"],
-                expect=row["expect"],
+                given=row.get("given", {}),
+                expect=row.get("expect", {}),
+                not_built=row.get("not_built", ""),
                 deviation=row.get("deviation", ""),
                 engines=tuple(row.get("engines", ("fake", "real"))),
             )
             for row in rows
         ]
+        assert all(bool(case.not_built) != bool(case.given or case.expect) for case in cases), path.name
         assert len({case.id for case in cases}) == len(cases), f"{path.name} repeats an id"
         found[path.stem] = cases
     return found
 
 
 def cases(contract: str, engine: str | None = None) -> list[Case]:
-    """The cases of one contract, those that run on one kind of engine if it is named."""
-    return [case for case in contracts()[contract] if engine is None or engine in case.engines]
+    """The cases of one contract that can run, those on one kind of engine if it is named."""
+    built = [case for case in contracts()[contract] if not case.not_built]
+    return [case for case in built if engine is None or engine in case.engines]

@@ -36,6 +36,9 @@ def test_case(case: Case, tmp_path: Path, record_property) -> None:
     assert {name: f"/{path.relative_to(tmp_path)}" for name, path in config.adapters.items()} == expect.get(
         "adapters", {}
     )
+    assert config.mode.name == expect.get("mode", "async")
+    for table, field in (("lmi", config.options), ("server", config.server)):
+        assert {name: getattr(field, name) for name in expect.get(table, {})} == expect.get(table, {})
     if "name" in expect:
         assert config.model_name == expect["name"]
     if "model_dir" in expect:
@@ -64,7 +67,10 @@ def _base(model: str, host: Host) -> dict[str, Any]:
         "dtype": "auto",
         "quantization": None,
         "tensor_parallel_size": 1,
+        "pipeline_parallel_size": 1,
         "max_num_seqs": 256,
+        "max_num_batched_tokens": None,
+        "cpu_offload_gb": None,
         "enable_lora": False,
         "max_loras": 4,
         "served_model_name": ["lmi", model],

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The HTTP and payload contracts, on the scripted engine."""
 
-import httpx
 import pytest
 
+from handlers.resolve import resolve
+from serving.config.mode import Mode
+from serving.config.options import LmiOptions
 from tests.conformance.cases import Case, cases
 from tests.conformance.exchange import check
+from tests.conftest import app_on, client_of
 from tests.fakes import FakeEngine
 
 pytestmark = pytest.mark.pure
@@ -13,8 +16,10 @@ VALUES = {"model": "test", "oversized": "x" * 70_000}
 
 
 @pytest.mark.parametrize("case", [*cases("http", "fake"), *cases("schemas", "fake")], ids=str)
-async def test_case(case: Case, client: httpx.AsyncClient, engine: FakeEngine, record_property) -> None:
+async def test_case(case: Case, engine: FakeEngine, record_property) -> None:
     record_property("case", (case.contract, case.id, bool(case.deviation)))
     engine.tokens_per_step = case.given.get("tokens_per_step", 1)
-    await check(case, client, VALUES)
+    mode = Mode(case.given.get("mode", "async"), "the case says so")
+    async with client_of(app_on(engine, resolve(engine, mode, LmiOptions(enable_lora=True)))) as client:
+        await check(case, client, VALUES)
     assert engine.num_in_flight == 0

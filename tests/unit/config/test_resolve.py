@@ -140,11 +140,11 @@ def test_exit_code(argv: list[str], code: int) -> None:
     ("env", "warning"),
     [
         ({"OPTION_MAX_MODLE_LEN": "1"},
-         "unknown option max_modle_len (OPTION_MAX_MODLE_LEN) has no effect; did you mean max_model_len?"),
+         "ignored: unknown option max_modle_len (OPTION_MAX_MODLE_LEN); did you mean max_model_len?"),
         ({"OPTION_Tensor_Parallel_Degree": "1"},
-         "unknown option Tensor_Parallel_Degree (OPTION_Tensor_Parallel_Degree) has no effect; "
+         "ignored: unknown option Tensor_Parallel_Degree (OPTION_Tensor_Parallel_Degree); "
          "did you mean tensor_parallel_degree?"),
-        ({"OPTION_ZZZZ": "1"}, "unknown option zzzz (OPTION_ZZZZ) has no effect"),
+        ({"OPTION_ZZZZ": "1"}, "ignored: unknown option zzzz (OPTION_ZZZZ)"),
         ({"OPTION_HF_OVERRIDES": "{'a': 1}"},
          'hf_overrides (OPTION_HF_OVERRIDES) is not JSON; it is read as {"a": 1}'),
         ({"OPTION_LIMIT_MM_PER_PROMPT": "image=4"},
@@ -175,10 +175,82 @@ def test_settings_of_the_server() -> None:
     assert resolved().server.model_dump() == {
         "engine": "Python",
         "max_request_size": 64 * 1024 * 1024,
+        "job_queue_size": 1000,
+        "chunked_read_timeout": 120,
         "shutdown_delay": 0,
     }
     server = resolved(SERVING_MAX_REQUEST_SIZE="1024", OPTION_SHUTDOWN_DELAY="5").server
-    assert server.model_dump() == {"engine": "Python", "max_request_size": 1024, "shutdown_delay": 5}
+    assert (server.max_request_size, server.shutdown_delay) == (1024, 5)
+
+
+def test_strict_refuses_every_unknown_option() -> None:
+    assert problems(OPTION_STRICT="true", OPTION_MAX_MODLE_LEN="1", OPTION_ZZZZ="1") == [
+        ("VALIDATION", "unknown option max_modle_len (OPTION_MAX_MODLE_LEN); did you mean max_model_len?"),
+        ("VALIDATION", "unknown option zzzz (OPTION_ZZZZ)"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("env", "seconds", "warnings"),
+    [
+        ({}, 240, []),
+        ({"OPTION_PREDICT_TIMEOUT": "0"}, 240, []),
+        ({"OPTION_PREDICT_TIMEOUT": "7", "PREDICT_TIMEOUT": "8"}, 7, []),
+        ({"PREDICT_TIMEOUT": "8"}, 8, []),
+        ({"OPTION_PREDICT_TIMEOUT": "abc"}, 240,
+         ["predict_timeout='abc': expected a whole number, got 'abc' (OPTION_PREDICT_TIMEOUT); the default is used"]),
+        ({"OPTION_PREDICT_TIMEOUT": "-1"}, 240,
+         ["predict_timeout='-1': Input should be greater than or equal to 1 (OPTION_PREDICT_TIMEOUT); "
+          "the default is used"]),
+    ],
+)  # fmt: skip
+def test_time_for_an_answer(env: dict[str, str], seconds: int, warnings: list[str]) -> None:
+    config = resolved(**env)
+    assert (config.limits.first_output_s, config.warnings) == (seconds, warnings)
+
+
+def test_sagemaker_beats_the_file(store: Path) -> None:
+    (store / "serving.properties").write_text("option.predict_timeout=60\noption.model_loading_timeout=61")
+    env = {"SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS": "90", "SAGEMAKER_STARTUP_TIMEOUT": "91"}
+    limits = resolve(env, [str(store)], GPU, store).limits
+    assert (limits.first_output_s, limits.start_s) == (90, 91)
+
+
+@pytest.mark.parametrize(("env", "first", "gap"), [({}, 240, 120), ({"SERVING_CHUNKED_READ_TIMEOUT": "9"}, 9, 9),
+                                                   ({"SERVING_CHUNKED_READ_TIMEOUT": "999"}, 240, 999)])  # fmt: skip
+def test_time_between_two_outputs(env: dict[str, str], first: int, gap: int) -> None:
+    """A `chunked_read_timeout` that was set bounds the first output, too."""
+    limits = resolved(**env).limits
+    assert (limits.first_output_s, limits.gap_s) == (first, gap)
+
+
+def test_requests_at_once() -> None:
+    env = {"SERVING_JOB_QUEUE_SIZE": "10", "OPTION_MAX_ROLLING_BATCH_SIZE": "8", "OPTION_DATA_PARALLEL_SIZE": "2"}
+    assert resolved(host=Host(device_count=2), **env).limits.num_in_flight == 10 + 8 * 2
+
+
+def test_pipeline_on_a_cpu() -> None:
+    assert problems(host=Host(), OPTION_PIPELINE_PARALLEL_DEGREE="2") == [
+        ("UNSUPPORTED", "pipeline_parallel_degree=2 needs GPUs; leave it out: with it, vLLM's CPU engine dies at the "
+         "first request")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("env", "warning"),
+    [
+        ({"OPTION_LONG_LORA_SCALING_FACTORS": "4.0"},
+         "long_lora_scaling_factors (OPTION_LONG_LORA_SCALING_FACTORS) has no effect: vLLM reads the scaling from "
+         "each adapter's configuration"),
+        ({"OPTION_LORA_EXTRA_VOCAB_SIZE": "256"},
+         "lora_extra_vocab_size (OPTION_LORA_EXTRA_VOCAB_SIZE) has no effect: vLLM serves no adapters with a "
+         "vocabulary of their own any more"),
+        ({"OPTION_ADAPTERS": "loras"}, "adapters=loras has no effect: they stand in adapters/ beside the model"),
+        ({"OPTION_ADAPTERS": "adapters"}, None),
+    ],
+)  # fmt: skip
+def test_lora_options_of_older_versions(env: dict[str, str], warning: str | None) -> None:
+    assert resolved(**env).warnings == ([] if warning is None else [warning])
 
 
 def test_defaults_of_ours_give_way() -> None:
@@ -260,7 +332,7 @@ def test_devices(num_gpus: int, argv: list[str], degree: int, warning: str | Non
 def test_more_devices_than_there_are(argv: list[str], product: tuple[int, int, int]) -> None:
     tensor, stages, copies = product
     text = (
-        f"tensor_parallel_degree={tensor} x pipeline_parallel_size={stages} x data_parallel_size={copies} needs "
+        f"tensor_parallel_degree={tensor} x pipeline_parallel_degree={stages} x data_parallel_size={copies} needs "
         f"{tensor * stages * copies} GPUs, 4 are visible; lower one of them"
     )
     assert problems(*argv, host=Host(device_count=4)) == [("CAPACITY", text)]

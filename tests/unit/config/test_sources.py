@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.config.sources import Effective, Setting, from_environment, from_properties, from_yaml, merge
+from serving.config.sources import Effective, Setting, Variables, from_environment, from_properties, from_yaml, merge
 from serving.errors import ConfigError
 
 pytestmark = pytest.mark.pure
@@ -19,8 +19,8 @@ def properties(tmp_path: Path, data: str | bytes) -> tuple[list[Setting], list[s
     return from_properties(path, warnings), warnings
 
 
-def environment(env: dict[str, str]) -> tuple[list[list[Setting]], list[str]]:
-    """The layers of these variables, and the warnings."""
+def environment(env: dict[str, str]) -> tuple[Variables, list[str]]:
+    """The settings in these variables, and the warnings."""
     warnings: list[str] = []
     return from_environment(env, warnings), warnings
 
@@ -132,7 +132,7 @@ def test_two_spellings_may_agree(tmp_path: Path) -> None:
         ("OPTION_MAX_MODEL_LEN", "max_model_len", True),
         ("OPTION_max_model_len", "max_model_len", True),
         ("OPTION_MAX_ROLLING_BATCH_SIZE", "max_num_seqs", True),
-        ("OPTION_LOAD_IN_8BIT", "load_in_8bit", False),
+        ("OPTION_LOAD_IN_8BIT", "load_in_8bit", True),
         ("OPTION_Max_Model_Len", "Max_Model_Len", False),
         ("OPTION_GPU.MAXWORKERS", "GPU.MAXWORKERS", False),
         ("SERVING_MAX_REQUEST_SIZE", "max_request_size", True),
@@ -140,8 +140,8 @@ def test_two_spellings_may_agree(tmp_path: Path) -> None:
     ],
 )
 def test_name_of_a_variable(variable: str, name: str, known: bool) -> None:
-    (_, regular, _), warnings = environment({variable: " verbatim "})
-    assert [(setting.name, setting.text, setting.origin, setting.known) for setting in regular] == [
+    variables, warnings = environment({variable: " verbatim "})
+    assert [(setting.name, setting.text, setting.origin, setting.known) for setting in variables.regular] == [
         (name, " verbatim ", variable, known)
     ]
     assert warnings == []
@@ -152,28 +152,81 @@ def test_layers_of_the_environment() -> None:
         "HF_MODEL_ID": "a",
         "OPTION_MODEL_ID": "b",
         "TENSOR_PARALLEL_DEGREE": "2",
+        "SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS": "9",
         "option.dtype": "fp16",
         "HOME": "/",
     }
-    layers, _ = environment(env)
-    assert [[(setting.name, setting.text) for setting in layer] for layer in layers] == [
-        [("model", "a")],
-        [("model", "b")],
-        [("tensor_parallel_size", "2")],
-    ]
+    variables, _ = environment(env)
+    assert {
+        name: [(setting.name, setting.text) for setting in getattr(variables, name)]
+        for name in ("sagemaker", "hub", "regular", "older")
+    } == {
+        "sagemaker": [("predict_timeout", "9")],
+        "hub": [("model", "a")],
+        "regular": [("model", "b")],
+        "older": [("tensor_parallel_size", "2")],
+    }
 
 
 @pytest.mark.parametrize(
     "variable", ["HF_MODEL_ID", "OPTION_DTYPE", "SERVING_MAX_REQUEST_SIZE", "TENSOR_PARALLEL_DEGREE"]
 )
 def test_empty_variable_is_unset(variable: str) -> None:
-    assert environment({variable: ""}) == ([[], [], []], [])
+    assert environment({variable: ""}) == (Variables([], [], [], []), [])
 
 
 def test_upper_case_variable_wins_over_its_twin() -> None:
-    (_, regular, _), warnings = environment({"OPTION_max_model_len": "1", "OPTION_MAX_MODEL_LEN": "2"})
-    assert [setting.text for setting in regular] == ["2"]
+    variables, warnings = environment({"OPTION_max_model_len": "1", "OPTION_MAX_MODEL_LEN": "2"})
+    assert [setting.text for setting in variables.regular] == ["2"]
     assert warnings == ["OPTION_max_model_len has no effect beside OPTION_MAX_MODEL_LEN"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "name", "value"),
+    [
+        ("HF_MODEL_QUANTIZE", "awq", "quantization", "awq"),
+        ("HF_MODEL_TRUST_REMOTE_CODE", "true", "trust_remote_code", "true"),
+        ("MAX_CONCURRENT_REQUESTS", "7", "job_queue_size", "7"),
+        ("MAX_BATCH_PREFILL_TOKENS", "4096", "max_num_batched_tokens", "4096"),
+        ("MAX_BATCH_SIZE", "16", "max_num_seqs", "16"),
+        ("CUDA_MEMORY_FRACTION", "0.8", "gpu_memory_utilization", "0.8"),
+        ("ENABLE_CUDA_GRAPHS", "True", "enforce_eager", "false"),
+        ("ENABLE_CUDA_GRAPHS", "0", "enforce_eager", "true"),
+    ],
+)
+def test_variable_of_tgi(variable: str, text: str, name: str, value: str) -> None:
+    variables, warnings = environment({variable: text})
+    assert [(one.name, one.text, one.origin) for one in variables.regular] == [(name, value, variable)]
+    assert warnings == []
+
+
+def test_variable_of_tgi_that_counts_gpus() -> None:
+    variables, _ = environment({"SM_NUM_GPUS": "4"})
+    assert [(one.name, one.text, one.origin) for one in variables.older] == [
+        ("tensor_parallel_size", "4", "SM_NUM_GPUS")
+    ]
+
+
+def test_variable_of_lmi_beats_that_of_tgi() -> None:
+    variables, _ = environment({"MAX_BATCH_SIZE": "16", "OPTION_MAX_ROLLING_BATCH_SIZE": "48"})
+    assert [(one.text, one.origin) for one in variables.regular] == [("48", "OPTION_MAX_ROLLING_BATCH_SIZE")]
+
+
+@pytest.mark.parametrize(
+    ("variable", "warning"),
+    [
+        ("NUM_SHARD", "NUM_SHARD has no effect; set TENSOR_PARALLEL_DEGREE"),
+        ("MAX_TOTAL_TOKENS", "MAX_TOTAL_TOKENS has no effect; set OPTION_MAX_MODEL_LEN"),
+        ("HF_TRUST_REMOTE_CODE", "HF_TRUST_REMOTE_CODE is read as OPTION_TRUST_REMOTE_CODE"),
+    ],
+)
+def test_variable_of_tgi_that_lmi_does_not_read(variable: str, warning: str) -> None:
+    assert environment({variable: "1"})[1] == [warning]
+
+
+def test_switch_of_tgi_that_is_no_boolean() -> None:
+    with pytest.raises(ConfigError, match=r"ENABLE_CUDA_GRAPHS='maybe': expected true or false, got 'maybe'"):
+        environment({"ENABLE_CUDA_GRAPHS": "maybe"})
 
 
 def test_two_variables_for_one_option_must_agree() -> None:
@@ -230,7 +283,7 @@ def test_config_file_that_cannot_be_read(tmp_path: Path, data: bytes | None, kin
 def test_first_layer_wins_and_keeps_what_it_overrode() -> None:
     strong, weak = Setting("dtype", "fp16", "flag"), Setting("dtype", "bf16", "file")
     same = Setting("dtype", "fp16", "variable")
-    assert merge([[strong], [weak], [same]]) == {"dtype": Effective(strong, (weak,))}
+    assert merge([[strong], [weak], [same]]) == {"dtype": Effective(strong, (weak, same))}
 
 
 def test_last_setting_of_a_layer_counts() -> None:

@@ -1,62 +1,149 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The gate counts what is in flight and closes the engine's generator, however the consumer ends."""
+"""The gate counts, refuses and times what goes through it, and closes the engine's generator however it ends."""
 
 import asyncio
+import gc
 from collections.abc import AsyncGenerator
+from http import HTTPStatus
 
 import pytest
 
+from serving.config.limits import Limits
 from serving.engine.gate import EngineGate
 
 pytestmark = pytest.mark.pure
 
 
+class Refused(Exception):
+    """What the gate was told to raise."""
+
+
 class Client:
-    """Stands for vLLM's client: two items, a flag for the close."""
+    """Stands for vLLM's client: an item after each of these pauses, and a flag for the end."""
 
     name = "client"
 
-    def __init__(self) -> None:
-        self.closed = False
+    def __init__(self, *pauses_s: float) -> None:
+        self.pauses_s = pauses_s
+        self.has_ended = False
 
     async def generate(self, prompt: str) -> AsyncGenerator[str]:
         try:
-            yield prompt
-            await asyncio.sleep(60)
-            yield prompt
+            for pause_s in self.pauses_s:
+                await asyncio.sleep(pause_s)
+                yield prompt
         finally:
-            self.closed = True
+            self.has_ended = True
+
+
+def gate(client: Client, num_in_flight: int = 10, first_output_s: float = 60, gap_s: float = 60) -> EngineGate:
+    return EngineGate(client, "m", Limits(num_in_flight, first_output_s, gap_s, 60), Refused)
 
 
 async def test_counts_and_closes() -> None:
-    client = Client()
-    gate = EngineGate(client)
-    outputs = gate.generate("x")
-    assert gate.num_in_flight == 0
+    client = Client(0, 60)
+    opened = gate(client)
+    outputs = opened.generate("x")
+    assert opened.num_in_flight == 1
     assert await anext(outputs) == "x"
-    assert gate.num_in_flight == 1
+    assert opened.num_in_flight == 1
     await outputs.aclose()
-    assert gate.num_in_flight == 0
-    assert client.closed
+    assert opened.num_in_flight == 0
+    assert client.has_ended
+
+
+async def test_end() -> None:
+    opened = gate(Client(0, 0))
+    assert [output async for output in opened.generate("x")] == ["x", "x"]
+    assert opened.num_in_flight == 0
 
 
 async def test_cancelled_consumer() -> None:
-    client = Client()
-    gate = EngineGate(client)
+    client = Client(0, 60)
+    opened = gate(client)
 
     async def consume() -> None:
-        async for _ in gate.generate("x"):
+        async for _ in opened.generate("x"):
             pass
 
     task = asyncio.create_task(consume())
-    while gate.num_in_flight == 0:
+    while opened.num_in_flight == 0:
         await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert gate.num_in_flight == 0
-    assert client.closed
+    assert opened.num_in_flight == 0
+    assert client.has_ended
 
 
-def test_everything_else_is_the_clients() -> None:
-    assert EngineGate(Client()).name == "client"
+async def test_outputs_that_nobody_asked_for() -> None:
+    """vLLM makes all generators of a batch first; where one is refused the others are dropped as they are."""
+    opened = gate(Client(0))
+    dropped = opened.generate("x")
+    assert opened.num_in_flight == 1
+    del dropped
+    gc.collect()
+    assert opened.num_in_flight == 0
+
+
+async def test_limit() -> None:
+    client = Client(0, 0)
+    opened = gate(client, num_in_flight=2)
+    first, second = opened.generate("x"), opened.generate("x")
+    with pytest.raises(Refused) as raised:
+        opened.generate("x")
+    assert raised.value.args == ("Worker queue capacity exceeded for model: m", HTTPStatus.SERVICE_UNAVAILABLE)
+    await first.aclose()
+    third = opened.generate("x")
+    assert [output async for output in third] == ["x", "x"]
+    assert [output async for output in second] == ["x", "x"]
+
+
+@pytest.mark.parametrize(
+    ("pauses_s", "first_output_s", "gap_s", "before"), [((60,), 0.1, 60, 0), ((0, 0.1, 60), 60, 0.2, 2)]
+)
+async def test_output_that_is_late(
+    pauses_s: tuple[float, ...], first_output_s: float, gap_s: float, before: int
+) -> None:
+    client = Client(*pauses_s)
+    opened = gate(client, first_output_s=first_output_s, gap_s=gap_s)
+    outputs = opened.generate("x")
+    for _ in range(before):
+        assert await anext(outputs) == "x"
+    with pytest.raises(Refused) as raised:
+        await anext(outputs)
+    text, status = raised.value.args
+    assert status is HTTPStatus.GATEWAY_TIMEOUT
+    assert text.startswith(f"no output within {min(first_output_s, gap_s):g} s; predict_timeout")
+    assert client.has_ended
+    assert opened.num_in_flight == 0
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_slow_consumer_is_not_late() -> None:
+    """Only the engine's time counts, not the time until the consumer asks again."""
+    opened = gate(Client(0, 0), first_output_s=0.1, gap_s=0.1)
+    outputs = opened.generate("x")
+    await asyncio.sleep(0.7)
+    assert await anext(outputs) == "x"
+    await asyncio.sleep(0.7)
+    assert await anext(outputs) == "x"
+
+
+async def test_client_that_leaves_while_it_is_late() -> None:
+    """A cancellation from outside stays one."""
+    opened = gate(Client(60), first_output_s=0.05)
+    outputs = opened.generate("x")
+    task = asyncio.create_task(anext(outputs))
+    await asyncio.sleep(0.1)
+    outputs.expire(asyncio.get_running_loop().time())
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_everything_else_is_the_clients() -> None:
+    assert gate(Client()).name == "client"

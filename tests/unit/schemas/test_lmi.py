@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from serving.errors import PayloadError
-from serving.schemas.dispatch import parse as dispatch
+from serving.schemas import dispatch
 from serving.schemas.generation import LmiRequest, OpenAIRequest
 from serving.schemas.lmi import parse
 
@@ -175,14 +175,14 @@ def test_payload_that_is_refused(payload: dict[str, Any], message: str) -> None:
     ],
 )
 def test_openai_bodies_are_left_to_vllm(payload: dict[str, Any], kind: str) -> None:
-    assert dispatch(payload) == OpenAIRequest(kind, payload)
+    assert dispatch.parse(payload, dispatch.ASYNC) == OpenAIRequest(kind, payload)
 
 
 def test_inputs_come_before_messages() -> None:
-    assert isinstance(dispatch({"messages": [], "inputs": "a"}), LmiRequest)
+    assert isinstance(dispatch.parse({"messages": [], "inputs": "a"}, dispatch.ASYNC), LmiRequest)
 
 
 def test_payload_without_a_known_key() -> None:
     with pytest.raises(PayloadError) as raised:
-        dispatch({"text": "a"})
+        dispatch.parse({"text": "a"}, dispatch.ASYNC)
     assert str(raised.value) == "Input parsing failed: invalid payload. must contain prompt, inputs, or messages"

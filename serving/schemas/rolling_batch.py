@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LMI's own schema in rolling-batch mode (tests/conformance/data/schemas.yaml): greedy unless told otherwise.
+
+Values are typed strictly, as LMI's rolling batch hands them to vLLM unread; the engine judges their range. The model's
+own generation config is not consulted.
+"""
+
+import logging
+import math
+import random
+from collections.abc import Mapping
+from typing import Any
+
+from serving.errors import PayloadError
+from serving.schemas import parameters
+from serving.schemas.generation import GenerationRequest, LmiRequest
+from serving.schemas.parameters import DEFAULT_MAX_NEW_TOKENS, count, encodable, flag, guide, refuse_beams, strings
+
+logger = logging.getLogger(__name__)
+
+_NUMBER = (int, float)
+_FIELDS: Mapping[str, type | tuple[type, ...]] = {
+    "temperature": _NUMBER, "top_p": _NUMBER, "min_p": _NUMBER, "top_k": int,
+    "repetition_penalty": _NUMBER, "presence_penalty": _NUMBER, "frequency_penalty": _NUMBER,
+    "n": int, "min_tokens": int, "logprobs": int, "prompt_logprobs": int,
+    "stop": (str, list), "stop_token_ids": list, "bad_words": list, "allowed_token_ids": list,
+    "ignore_eos": bool, "include_stop_str_in_output": bool,
+    "skip_special_tokens": bool, "spaces_between_special_tokens": bool,
+    "logit_bias": dict, "structured_outputs": dict, "response_format": dict,
+}  # fmt: skip
+"""Fields of vLLM's completion request that reach it, and their types in JSON."""
+_MAY_BE_NULL = frozenset({"logprobs", "prompt_logprobs", "structured_outputs", "response_format"})
+_OURS = frozenset({"output_formatter", "adapters", "max_tokens", "decoder_input_details"})
+_dropped: set[str] = set()
+"""Names that were reported once."""
+
+
+def parse(payload: dict[str, Any]) -> LmiRequest:
+    """A payload with `inputs` as a typed request.
+
+    Raises:
+        PayloadError: naming the field, what is wrong with it and what would do.
+    """
+    inputs = payload.get("inputs")
+    if not isinstance(inputs, str) or not inputs:
+        kind = "an empty string" if inputs == "" else "null" if inputs is None else type(inputs).__name__
+        raise PayloadError(f"Input parsing failed: inputs must be a string that is not empty, got {kind}")
+    given = parameters.of(payload)
+    stream = any([flag(given, "stream"), flag({"stream": payload.get("stream")}, "stream")])
+    details, full_text = flag(given, "details"), flag(given, "return_full_text")
+    top_n_tokens = count(given, "top_n_tokens")
+    show_prompt = flag(given, "decoder_input_details")
+    refuse_beams(given)
+    fields = _fields(given)
+    if details or stream:
+        fields.setdefault("logprobs", max(1, top_n_tokens))
+    if show_prompt:
+        fields["prompt_logprobs"] = 1
+    request = GenerationRequest(
+        encodable(inputs), fields, stream, top_n_tokens, model=payload.get("model"), use_generation_config=False
+    )
+    return LmiRequest(
+        generations=[request],
+        return_full_text=full_text,
+        details=details,
+        top_n_tokens=top_n_tokens,
+        seed=fields["seed"],
+    )
+
+
+def _fields(given: dict[str, Any]) -> dict[str, Any]:
+    """The parameters in the words of vLLM's completion request."""
+    max_tokens = _max_tokens(given.pop("max_new_tokens", None))
+    seed = _seed(given.pop("seed", None))
+    greedy = _is_greedy(given.pop("do_sample", None), given.get("temperature"))
+    if "ignore_eos_token" in given:
+        given.setdefault("ignore_eos", given.pop("ignore_eos_token"))
+    if (stops := given.pop("stop_sequences", None)) is not None:
+        given["stop"] = strings(stops, "stop_sequences")
+    guide(given)
+    unknown = given.keys() - _FIELDS.keys() - _OURS - _dropped
+    if unknown:
+        _dropped.update(unknown)
+        logger.warning("parameters without effect in rolling-batch mode: %s", ", ".join(sorted(unknown)))
+    fields = {name: _typed(name, value) for name, value in given.items() if name in _FIELDS}
+    if greedy:
+        fields["temperature"] = 0.0
+    return fields | {"max_tokens": max_tokens, "seed": seed}
+
+
+def _typed(name: str, value: Any) -> Any:
+    kinds = _FIELDS[name]
+    if value is None and name in _MAY_BE_NULL:
+        return None
+    is_bool = isinstance(value, bool)
+    if not isinstance(value, kinds) or (is_bool and kinds is not bool):
+        expected = " or ".join(kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,)))
+        raise PayloadError(f"Input parsing failed: {name} must be of type {expected}, got {value!r}")
+    return value
+
+
+def _is_greedy(do_sample: Any, temperature: Any) -> bool:
+    """`do_sample` false, or nothing said about sampling at all."""
+    if do_sample is None:
+        return temperature is None
+    return do_sample is False or do_sample in ("false", "False")
+
+
+def _max_tokens(value: Any) -> int:
+    """The limit; a fraction counts as one more token, as it does where LMI compares."""
+    if value is None:
+        return DEFAULT_MAX_NEW_TOKENS
+    if isinstance(value, bool) or not isinstance(value, _NUMBER) or not math.isfinite(value) or value <= 0:
+        raise PayloadError(f"Input parsing failed: max_new_tokens must be at least 1, got {value!r}")
+    return math.ceil(value)
+
+
+def _seed(value: Any) -> int:
+    """The client's seed, of any length; without one a random one, which the details can show."""
+    if value is None:
+        return random.getrandbits(32)
+    try:
+        return int(value) % 2**63 if int(value) >= 0 else int(value)
+    except (ValueError, TypeError, OverflowError):
+        raise PayloadError(f"Input parsing failed: seed must be a whole number, got {value!r}") from None
