@@ -29,6 +29,8 @@ fi
 
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 py="$VENV/bin/python"
+# An environment that uv made has no pip.
+"$py" -m pip --version >/dev/null 2>&1 || "$py" -m ensurepip --default-pip >/dev/null
 
 # vLLM's CPU kernels are linked with libnuma, which a small Debian does not have. Without root its package can still be
 # fetched and unpacked; the .pth file loads the library in every interpreter of this environment.
