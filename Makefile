@@ -10,7 +10,7 @@ MODEL ?=
 FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test check lint test-e2e bench-start lock snapshot demo-model format clean
+.PHONY: help setup serve test test-long check lint test-e2e bench-start lock snapshot demo-model format clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,7 +25,10 @@ serve: setup ## Serve the demo model, or MODEL=...; PORT=, HOST=, FLAGS="..." ar
 	@$(BIN)/lmi serve $(if $(MODEL),$(MODEL),--demo) --host $(HOST) --port $(PORT) $(FLAGS)
 
 test: lint ## Everything a change can break
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q -m "not long"
+
+test-long: setup ## Campaigns on the real engine: configurations (a quarter of an hour)
+	@$(BIN)/pytest -q -m long
 
 check: lint ## The fast part: lint and the tests without an engine
 	@$(BIN)/pytest -q -m "pure or vllm"

@@ -17,7 +17,7 @@ from serving.routers.context import Context
 from tests.fakes import FakeEngine
 
 ROOT = Path(__file__).parents[1]
-TIERS = ("pure", "vllm", "engine")
+TIERS = ("pure", "vllm", "engine", "long")
 _outcomes: dict[tuple[str, str], str] = {}
 
 
