@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from serving.config.values import Unsupported, parse_bool, parse_float, parse_human_int, parse_int, parse_numbers
+from serving.config.values import (
+    NotWholeNumber,
+    Unsupported,
+    parse_bool,
+    parse_float,
+    parse_human_int,
+    parse_int,
+    parse_numbers,
+)
 
 
 def _reads(parse: Any) -> BeforeValidator:
@@ -77,7 +85,7 @@ _DTYPES = {
 def _dtype(value: Any) -> str:
     name = _DTYPES.get(str(value).strip().lower())
     if name is None:
-        raise ValueError(f"expected one of {', '.join(_DTYPES)}, got {value!r}")
+        raise ValueError(f"expected one of {', '.join(_DTYPES)}")
     return name
 
 
@@ -85,8 +93,12 @@ def _degree(value: Any) -> int | str:
     text = str(value).strip().lower()
     if text == "max":
         return text
-    if (degree := parse_int(text)) < 1:
-        raise ValueError(f"expected max or a whole number from 1, got {value!r}")
+    try:
+        degree = parse_int(text)
+    except NotWholeNumber:
+        raise NotWholeNumber("expected max or a whole number from 1") from None
+    if degree < 1:
+        raise ValueError("expected max or a whole number from 1")
     return degree
 
 
@@ -110,7 +122,7 @@ def _rolling_batch(value: Any) -> str:
     if word in ("trtllm", "tnx", "scheduler"):
         raise Unsupported("it belongs to another backend; vllm, auto and disable are the values here")
     if word not in ("auto", "vllm", "lmi-dist", "disable"):
-        raise ValueError(f"expected vllm, auto or disable, got {value!r}")
+        raise ValueError("expected vllm, auto or disable")
     return word
 
 

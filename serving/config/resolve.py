@@ -6,6 +6,7 @@ A pure function of its arguments; imports neither vLLM nor HTTP. Called by `cli.
 
 import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,10 +163,15 @@ def _table(table: type[_T], given: Mapping[str, Effective], problems: list[Probl
             warnings.append(f"{text} ({settings[name].origin}); the default is used")
         else:
             kind = getattr(fault.get("ctx", {}).get("error"), "kind", "VALIDATION")
-            problems.append(Problem(kind, text, settings[name].origin))
+            problems.append(Problem(kind, text, settings[name].origin, _remedy(texts[name])))
     if all(rows[name].is_lenient for name in faults):
         return table.model_validate({name: text for name, text in texts.items() if name not in faults})
     return None
+
+
+def _remedy(text: str) -> str:
+    """What most often is wrong with a value that does not fit."""
+    return "a comment needs a line of its own" if re.search(r"\s#", text) else ""
 
 
 def _pass_through(given: Mapping[str, Effective], problems: list[Problem], warnings: list[str]) -> dict[str, Any]:
@@ -182,7 +188,7 @@ def _pass_through(given: Mapping[str, Effective], problems: list[Problem], warni
         try:
             value = argument.parse(text)
         except ValueError as error:
-            problems.append(Problem("ARGPARSE", f"{name}={text!r}: {error}", origin))
+            problems.append(Problem("ARGPARSE", f"{name}={text!r}: {error}", origin, _remedy(text)))
             continue
         if value is not None:
             values[name] = value

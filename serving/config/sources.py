@@ -266,8 +266,8 @@ def _refuse_disagreement(settings: Sequence[Setting]) -> None:
         other = seen.setdefault(setting.name, setting)
         if other.text != setting.text:
             problems.append(
-                Problem("CONFLICT", f"{setting.name} is both {other.text!r} and {setting.text!r}",
-                        f"{other.origin} and {setting.origin}", "keep one of the two")
+                Problem("CONFLICT", f"{other.spelling}={other.text} and {setting.spelling}={setting.text} set the same "
+                        "option", f"{other.origin} and {setting.origin}", "keep one of the two")
             )  # fmt: skip
     if problems:
         raise ConfigError(problems)

@@ -49,7 +49,7 @@ def parse_bool(text: str) -> bool:
         return True
     if word in FALSE:
         return False
-    raise ValueError(f"expected true or false, got {text!r}")
+    raise ValueError("expected true or false")
 
 
 def parse_int(text: str) -> int:
@@ -60,7 +60,7 @@ def parse_int(text: str) -> int:
     """
     if match := re.fullmatch(r"([+-]?[0-9]+)(\.0+)?", text.strip()):
         return int(match[1])
-    raise NotWholeNumber(f"expected a whole number, got {text!r}")
+    raise NotWholeNumber("expected a whole number")
 
 
 def parse_human_int(text: str) -> int:
@@ -76,7 +76,7 @@ def parse_human_int(text: str) -> int:
         return parse_int(text)
     number, suffix = match.groups()
     if "." in number and suffix.isupper():
-        raise ValueError(f"expected a whole number before the binary suffix {suffix}, got {text!r}")
+        raise ValueError(f"expected a whole number before the binary suffix {suffix}")
     return int(float(number) * _SUFFIXES[suffix])
 
 
@@ -89,7 +89,7 @@ def parse_float(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"expected a number, got {text!r}") from None
+        raise ValueError("expected a number") from None
 
 
 def parse_numbers(text: str) -> tuple[float, ...]:
@@ -125,7 +125,7 @@ def parse_json(text: str) -> Any:
     try:
         return json.loads(json.dumps(ast.literal_eval(stripped)))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        raise ValueError(f"expected JSON, got {text!r}: {reason}") from None
+        raise ValueError(f"expected JSON: {reason}") from None
 
 
 def is_json_object(text: str) -> bool:
@@ -150,7 +150,7 @@ def parse_str(text: str) -> str:
         ValueError: the text is `true` or `false`.
     """
     if text.strip().lower() in ("true", "false"):
-        raise ValueError(f"expected a text, got {text!r}")
+        raise ValueError("expected a text")
     return text
 
 
@@ -162,7 +162,7 @@ def parse_json_object(text: str) -> dict[str, Any]:
     """
     value = parse_json(text)
     if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, got {text!r}")
+        raise ValueError("expected a JSON object")
     return value
 
 
@@ -181,7 +181,7 @@ def parse_list(text: str) -> list[str]:
     if stripped.startswith("["):
         items = parse_json(stripped)
         if not isinstance(items, list):
-            raise ValueError(f"expected a list, got {text!r}")
+            raise ValueError("expected a list")
         return [item if isinstance(item, str) else json.dumps(item) for item in items]
     if stripped.startswith("{"):
         return [stripped]

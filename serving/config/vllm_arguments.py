@@ -61,7 +61,7 @@ class VllmArgument:
             return counts
         value = PARSERS[self.kind](text)
         if self.choices is not None and str(value) not in self.choices:
-            raise ValueError(f"expected one of {', '.join(self.choices)}, got {text!r}")
+            raise ValueError(f"expected one of {', '.join(self.choices)}")
         return value
 
     def tokens(self, value: Any) -> list[str]:

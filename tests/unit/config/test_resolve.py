@@ -96,24 +96,24 @@ def test_max_takes_every_gpu(text: str) -> None:
     ("env", "problem"),
     [
         ({"OPTION_TENSOR_PARALLEL_DEGREE": "0"},
-         ("VALIDATION", "tensor_parallel_degree='0': expected max or a whole number from 1, got '0' "
+         ("VALIDATION", "tensor_parallel_degree='0': expected max or a whole number from 1 "
           "(OPTION_TENSOR_PARALLEL_DEGREE)")),
         ({"TENSOR_PARALLEL_DEGREE": "many"},
-         ("BAD_INT", "tensor_parallel_degree='many': expected a whole number, got 'many' (TENSOR_PARALLEL_DEGREE)")),
+         ("BAD_INT", "tensor_parallel_degree='many': expected max or a whole number from 1 (TENSOR_PARALLEL_DEGREE)")),
         ({"OPTION_MAX_ROLLING_BATCH_SIZE": "64.5"},
-         ("BAD_INT", "max_rolling_batch_size='64.5': expected a whole number, got '64.5' "
+         ("BAD_INT", "max_rolling_batch_size='64.5': expected a whole number "
           "(OPTION_MAX_ROLLING_BATCH_SIZE)")),
         ({"SERVING_MAX_REQUEST_SIZE": "1MB"},
-         ("BAD_INT", "max_request_size='1MB': expected a whole number, got '1MB' (SERVING_MAX_REQUEST_SIZE)")),
+         ("BAD_INT", "max_request_size='1MB': expected a whole number (SERVING_MAX_REQUEST_SIZE)")),
         ({"SERVING_SHUTDOWN_DELAY": "-1"},
          ("VALIDATION", "shutdown_delay='-1': Input should be greater than or equal to 0 (SERVING_SHUTDOWN_DELAY)")),
         ({"OPTION_ENABLE_LORA": "maybe"},
-         ("VALIDATION", "enable_lora='maybe': expected true or false, got 'maybe' (OPTION_ENABLE_LORA)")),
+         ("VALIDATION", "enable_lora='maybe': expected true or false (OPTION_ENABLE_LORA)")),
         ({"OPTION_DTYPE": "int8"},
          ("VALIDATION", "dtype='int8': expected one of auto, float32, float, fp32, float16, half, fp16, bfloat16, "
-          "bf16, got 'int8' (OPTION_DTYPE)")),
+          "bf16 (OPTION_DTYPE)")),
         ({"OPTION_BLOCK_SIZE": "x"},
-         ("ARGPARSE", "block_size='x': expected a whole number, got 'x' (OPTION_BLOCK_SIZE)")),
+         ("ARGPARSE", "block_size='x': expected a whole number (OPTION_BLOCK_SIZE)")),
         ({"OPTION_HEADLESS": "true"},
          ("UNSUPPORTED", "headless is not supported (OPTION_HEADLESS); this server always listens")),
         ({"OPTION_CONFIG": "c.yaml"},
@@ -198,7 +198,7 @@ def test_strict_refuses_every_unknown_option() -> None:
         ({"OPTION_PREDICT_TIMEOUT": "7", "PREDICT_TIMEOUT": "8"}, 7, []),
         ({"PREDICT_TIMEOUT": "8"}, 8, []),
         ({"OPTION_PREDICT_TIMEOUT": "abc"}, 240,
-         ["predict_timeout='abc': expected a whole number, got 'abc' (OPTION_PREDICT_TIMEOUT); the default is used"]),
+         ["predict_timeout='abc': expected a whole number (OPTION_PREDICT_TIMEOUT); the default is used"]),
         ({"OPTION_PREDICT_TIMEOUT": "-1"}, 240,
          ["predict_timeout='-1': Input should be greater than or equal to 1 (OPTION_PREDICT_TIMEOUT); "
           "the default is used"]),

@@ -82,18 +82,18 @@ def test_counts(text: str, counts: dict[str, int] | None) -> None:
 @pytest.mark.parametrize(
     ("kind", "text", "message"),
     [
-        ("bool", "maybe", "expected true or false, got 'maybe'"),
-        ("switch", "", "expected true or false, got ''"),
-        ("int", "7.5", "expected a whole number, got '7.5'"),
-        ("int", "1e3", "expected a whole number, got '1e3'"),
-        ("human_int", "8kk", "expected a whole number, got '8kk'"),
-        ("human_int", "1.5K", "expected a whole number before the binary suffix K, got '1.5K'"),
-        ("float", "80%", "expected a number, got '80%'"),
-        ("str", "True", "expected a text, got 'True'"),
-        ("list", '["a"', "expected JSON, got '[\"a\"': Expecting ',' delimiter: line 1 column 5 (char 4)"),
-        ("json", "{1, 2}", "expected JSON, got '{1, 2}': Expecting property name enclosed in double quotes: "
+        ("bool", "maybe", "expected true or false"),
+        ("switch", "", "expected true or false"),
+        ("int", "7.5", "expected a whole number"),
+        ("int", "1e3", "expected a whole number"),
+        ("human_int", "8kk", "expected a whole number"),
+        ("human_int", "1.5K", "expected a whole number before the binary suffix K"),
+        ("float", "80%", "expected a number"),
+        ("str", "True", "expected a text"),
+        ("list", '["a"', "expected JSON: Expecting ',' delimiter: line 1 column 5 (char 4)"),
+        ("json", "{1, 2}", "expected JSON: Expecting property name enclosed in double quotes: "
          "line 1 column 2 (char 1)"),
-        ("json_or_str", "{oops", "expected JSON, got '{oops': Expecting property name enclosed in double quotes: "
+        ("json_or_str", "{oops", "expected JSON: Expecting property name enclosed in double quotes: "
          "line 1 column 2 (char 1)"),
     ],
 )  # fmt: skip
@@ -104,7 +104,7 @@ def test_refusal_quotes_the_text(kind: str, text: str, message: str) -> None:
 
 
 def test_json_object_must_be_one() -> None:
-    with pytest.raises(ValueError, match=r"^expected a JSON object, got '\[1\]'$"):
+    with pytest.raises(ValueError, match=r"^expected a JSON object$"):
         values.parse_json_object("[1]")
 
 
