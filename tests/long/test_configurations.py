@@ -50,7 +50,7 @@ def served(*arguments: str, **env: str) -> Iterator[LmiProcess]:
         process.end()
 
 
-def assert_answers(process: LmiProcess, adapter: str = "") -> None:
+def assert_answers(process: LmiProcess, adapter: str | None = None) -> None:
     """Every question gets its sentence, word for word."""
     with httpx.Client(base_url=process.url, timeout=60) as client:
         body = {"parameters": {"max_new_tokens": 60}} | ({"adapters": adapter} if adapter else {})
