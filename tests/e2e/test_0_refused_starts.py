@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts that must fail: a non-zero exit code and one line that says why and what to change."""
 
+import os
 import socket
 import subprocess
 
@@ -12,9 +13,12 @@ from tests.e2e.process import LMI
 pytestmark = pytest.mark.engine
 
 
-def refused(*arguments: str, timeout_s: float = 120) -> tuple[int, list[str]]:
-    """Exit code of `lmi serve` with these arguments, and the lines it calls errors."""
-    done = subprocess.run([LMI, "serve", *arguments], capture_output=True, text=True, timeout=timeout_s, check=False)
+def refused(*arguments: str, timeout_s: float = 120, **env: str) -> tuple[int, list[str]]:
+    """Exit code of `lmi serve` with these arguments and variables, and the lines it calls errors."""
+    command = [LMI, "serve", *arguments]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout_s, check=False, env={**os.environ, **env}
+    )
     return done.returncode, [line for line in done.stderr.splitlines() if line.startswith("lmi: error:")]
 
 
@@ -53,6 +57,22 @@ def test_engine_that_refuses(tmp_path) -> None:
     assert code == 1
     assert "999999" in line
     assert "max_model_len" in line
+
+
+def test_model_that_loads_too_long() -> None:
+    code, (line,) = refused("--demo", "--port", "0", OPTION_MODEL_LOADING_TIMEOUT="1")
+    assert code == 1
+    assert line == (
+        "lmi: error: the model is not loaded after 1 s; raise option.model_loading_timeout, or look above for what it "
+        "waits for"
+    )
+
+
+def test_unknown_quantization() -> None:
+    code, (line,) = refused("--demo", "--port", "0", OPTION_QUANTIZE="fp9")
+    assert code == 1
+    assert "Unknown quantization method: fp9. Must be one of [" in line
+    assert "option.quantize" in line
 
 
 def test_model_without_weights(tmp_path) -> None:

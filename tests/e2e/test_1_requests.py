@@ -24,7 +24,7 @@ ANSWER = demo.answers()[QUESTION]
 CHAT = [{"role": "user", "content": QUESTION}]
 
 
-@pytest.mark.parametrize("case", [*cases("http", "real"), *cases("schemas", "real")], ids=str)
+@pytest.mark.parametrize("case", [*cases("http", "real", "async"), *cases("schemas", "real", "async")], ids=str)
 async def test_contract(case: Case, url: str, record_property) -> None:
     record_property("case", (case.contract, case.id, bool(case.deviation)))
     values = {"model": "demo", "long": "many words " * 3000, "oversized": "x" * (65 * 1024 * 1024)}
