@@ -25,22 +25,13 @@ class EngineGate:
         model_name: the endpoint's name, for the refusal.
         limits: what is taken on, and how long is waited.
         refusal: makes the exception that all routes understand, from a sentence and a status.
-        adjust: changes the sampling parameters of a request in place, where the engine needs that.
     """
 
-    def __init__(
-        self,
-        client: Any,
-        model_name: str,
-        limits: Limits,
-        refusal: Callable[[str, HTTPStatus], Exception],
-        adjust: Callable[[Any], None] | None = None,
-    ):
+    def __init__(self, client: Any, model_name: str, limits: Limits, refusal: Callable[[str, HTTPStatus], Exception]):
         self._client = client
         self._model_name = model_name
         self._limits = limits
         self._refusal = refusal
-        self._adjust = adjust
         self._streams: WeakSet[Outputs] = WeakSet()
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -52,15 +43,13 @@ class EngineGate:
         """Requests handed over and not finished."""
         return len(self._streams)
 
-    def generate(self, prompt: Any, sampling_params: Any, *args: Any, **kwargs: Any) -> "Outputs":
+    def generate(self, *args: Any, **kwargs: Any) -> "Outputs":
         """As the client's. In flight from this call until the last item, a failure, the close, or nobody holds it.
 
         Raises:
             Exception: made by `refusal`, 503: as much is in flight as the limits allow.
         """
-        if self._adjust is not None:
-            self._adjust(sampling_params)
-        return self._admitted(self._client.generate(prompt, sampling_params, *args, **kwargs))
+        return self._admitted(self._client.generate(*args, **kwargs))
 
     def encode(self, *args: Any, **kwargs: Any) -> "Outputs":
         """As the client's; admitted and timed like `generate`."""

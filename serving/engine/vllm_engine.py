@@ -28,8 +28,6 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMServerError
-from vllm.platforms import current_platform
-from vllm.sampling_params import SamplingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -97,8 +95,7 @@ class VllmEngine:
             self._client = self._launch()
             await self._client.reset_mm_cache()
             self.tasks = tuple(await self._client.get_supported_tasks())
-            adjust = _accompany_top_k if self._guesses_on_cpu() else None
-            self.gate = EngineGate(self._client, self._model_name, self._limits, GracefulHTTPError, adjust)
+            self.gate = EngineGate(self._client, self._model_name, self._limits, GracefulHTTPError)
             self.state = await vllm_app.build_state(self.gate, self._args, self.tasks)
             for name, path in self._adapters.items():
                 await self._load_adapter(name, path)
@@ -206,10 +203,6 @@ class VllmEngine:
                 disable_log_stats=engine_args.disable_log_stats,
             )
 
-    def _guesses_on_cpu(self) -> bool:
-        """Speculative decoding is on, and the CPU samples."""
-        return current_platform.is_cpu() and self._client.vllm_config.speculative_config is not None
-
     def _root_cause(self, error: Exception) -> object:
         """What an engine process printed last, where our exception says no more than that it failed."""
         if not isinstance(error, EngineDead) and "root cause" not in str(error):
@@ -236,16 +229,6 @@ class VllmEngine:
             logger.info("no warm-up: %s", error)
             return
         logger.info("warmed up in %.1f s", time.monotonic() - began)
-
-
-def _accompany_top_k(params: SamplingParams) -> None:
-    """Gives a `top_k` that stands alone a `top_p` that cuts nothing.
-
-    With `top_k` alone vLLM's CPU sampler takes a path that fails on a step without guessed tokens, and the engine dies
-    of it (0.32, `apply_top_k_only` takes the maximum of an empty tensor); with a `top_p` it takes the other one.
-    """
-    if params.top_k > 0 and params.top_p == 1.0:
-        params.top_p = 1.0 - 2**-20
 
 
 async def _objects(events: AsyncGenerator[str]) -> AsyncGenerator[bytes]:

@@ -27,7 +27,7 @@ class Client:
         self.pauses_s = pauses_s
         self.has_ended = False
 
-    async def generate(self, prompt: str, sampling_params: object = None) -> AsyncGenerator[str]:
+    async def generate(self, prompt: str) -> AsyncGenerator[str]:
         try:
             for pause_s in self.pauses_s:
                 await asyncio.sleep(pause_s)
@@ -43,7 +43,7 @@ def gate(client: Client, num_in_flight: int = 10, first_output_s: float = 60, ga
 async def test_counts_and_closes() -> None:
     client = Client(0, 60)
     opened = gate(client)
-    outputs = opened.generate("x", None)
+    outputs = opened.generate("x")
     assert opened.num_in_flight == 1
     assert await anext(outputs) == "x"
     assert opened.num_in_flight == 1
@@ -54,7 +54,7 @@ async def test_counts_and_closes() -> None:
 
 async def test_end() -> None:
     opened = gate(Client(0, 0))
-    assert [output async for output in opened.generate("x", None)] == ["x", "x"]
+    assert [output async for output in opened.generate("x")] == ["x", "x"]
     assert opened.num_in_flight == 0
 
 
@@ -63,7 +63,7 @@ async def test_cancelled_consumer() -> None:
     opened = gate(client)
 
     async def consume() -> None:
-        async for _ in opened.generate("x", None):
+        async for _ in opened.generate("x"):
             pass
 
     task = asyncio.create_task(consume())
@@ -80,7 +80,7 @@ async def test_cancelled_consumer() -> None:
 async def test_outputs_that_nobody_asked_for() -> None:
     """vLLM makes all generators of a batch first; where one is refused the others are dropped as they are."""
     opened = gate(Client(0))
-    dropped = opened.generate("x", None)
+    dropped = opened.generate("x")
     assert opened.num_in_flight == 1
     del dropped
     gc.collect()
@@ -90,12 +90,12 @@ async def test_outputs_that_nobody_asked_for() -> None:
 async def test_limit() -> None:
     client = Client(0, 0)
     opened = gate(client, num_in_flight=2)
-    first, second = opened.generate("x", None), opened.generate("x", None)
+    first, second = opened.generate("x"), opened.generate("x")
     with pytest.raises(Refused) as raised:
-        opened.generate("x", None)
+        opened.generate("x")
     assert raised.value.args == ("Worker queue capacity exceeded for model: m", HTTPStatus.SERVICE_UNAVAILABLE)
     await first.aclose()
-    third = opened.generate("x", None)
+    third = opened.generate("x")
     assert [output async for output in third] == ["x", "x"]
     assert [output async for output in second] == ["x", "x"]
 
@@ -108,7 +108,7 @@ async def test_output_that_is_late(
 ) -> None:
     client = Client(*pauses_s)
     opened = gate(client, first_output_s=first_output_s, gap_s=gap_s)
-    outputs = opened.generate("x", None)
+    outputs = opened.generate("x")
     for _ in range(before):
         assert await anext(outputs) == "x"
     with pytest.raises(Refused) as raised:
@@ -126,7 +126,7 @@ async def test_output_that_is_late(
 async def test_slow_consumer_is_not_late() -> None:
     """Only the engine's time counts, not the time until the consumer asks again."""
     opened = gate(Client(0, 0), first_output_s=0.1, gap_s=0.1)
-    outputs = opened.generate("x", None)
+    outputs = opened.generate("x")
     await asyncio.sleep(0.7)
     assert await anext(outputs) == "x"
     await asyncio.sleep(0.7)
@@ -136,20 +136,13 @@ async def test_slow_consumer_is_not_late() -> None:
 async def test_client_that_leaves_while_it_is_late() -> None:
     """A cancellation from outside stays one."""
     opened = gate(Client(60), first_output_s=0.05)
-    outputs = opened.generate("x", None)
+    outputs = opened.generate("x")
     task = asyncio.create_task(anext(outputs))
     await asyncio.sleep(0.1)
     outputs.expire(asyncio.get_running_loop().time())
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-
-async def test_sampling_parameters_that_the_engine_needs_changed() -> None:
-    seen: list[object] = []
-    opened = EngineGate(Client(0), "m", Limits(1, 60, 60, 60), Refused, adjust=seen.append)
-    await anext(opened.generate("x", "sampling"))
-    assert seen == ["sampling"]
 
 
 async def test_everything_else_is_the_clients() -> None:

@@ -4,7 +4,6 @@
 import inspect
 
 import pytest
-from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serving.engine import vllm_app, vllm_engine
@@ -45,14 +44,3 @@ def test_request_models(kind: str) -> None:
 @pytest.mark.parametrize("name", ["generate", "encode", "abort", "shutdown", "errored", "reset_mm_cache", "add_lora"])
 def test_engine_client(name: str) -> None:
     assert hasattr(AsyncLLM, name)
-
-
-@pytest.mark.parametrize(
-    ("given", "top_p"),
-    [({"top_k": 1}, 1 - 2**-20), ({"top_k": 5, "top_p": 0.5}, 0.5), ({}, 1.0), ({"temperature": 0.0, "top_k": 3}, 1.0)],
-)
-def test_top_k_never_stands_alone(given: dict, top_p: float) -> None:
-    """Greedy parameters have no `top_k` left by the time they reach the gate."""
-    params = SamplingParams(**given)
-    vllm_engine._accompany_top_k(params)
-    assert params.top_p == top_p
