@@ -11,6 +11,7 @@ import os
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any, NoReturn, cast
 
 from fastapi import FastAPI
@@ -82,6 +83,8 @@ async def build_state(client: Any, args: Namespace, tasks: tuple[str, ...]) -> S
     state = State()
     with _kept_log_levels():
         await init_app_state(client, state, args, tasks)
+    # vLLM's error handler tells its server to stop when the engine is dead; ours looks for itself (`server.py`).
+    state.server = SimpleNamespace(should_exit=False)
     return state
 
 

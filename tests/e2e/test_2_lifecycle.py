@@ -108,7 +108,10 @@ def test_engine_death_without_compiler(tmp_path_factory: pytest.TempPathFactory)
         payload = {"inputs": question, "parameters": {"max_new_tokens": 40, "details": True}}
         answer = httpx.post(f"{process.url}/invocations", json=payload, timeout=60).json()
         assert answer["generated_text"] == demo.answers()[question]
-        assert asyncio.run(_killed_under_load(process)) == [500, 500]
+        ours, upstream = asyncio.run(_killed_under_load(process))
+        assert (ours.status_code, ours.json()["message"]) == (500, "Inference Engine Failure")
+        assert upstream.status_code == 500
+        assert "EngineCore encountered an issue" in upstream.json()["error"]["message"]
         with suppress(httpx.TransportError):
             assert httpx.get(f"{process.url}/ping", timeout=5).status_code == 500
         assert process.wait() == 1
@@ -117,8 +120,8 @@ def test_engine_death_without_compiler(tmp_path_factory: pytest.TempPathFactory)
         process.end()
 
 
-async def _killed_under_load(process: LmiProcess) -> list[int]:
-    """Statuses of an LMI and a /v1 request that are in flight when the engine process is killed."""
+async def _killed_under_load(process: LmiProcess) -> list[httpx.Response]:
+    """Answers to an LMI and a /v1 request that are in flight when the engine process is killed."""
     async with httpx.AsyncClient(base_url=process.url, timeout=30) as client:
         fields = {"max_new_tokens": 2000, **MANY}
         requests = [
@@ -129,4 +132,4 @@ async def _killed_under_load(process: LmiProcess) -> list[int]:
         while await asyncio.to_thread(metric, process.url, RUNNING) < 32 and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
         os.kill(process.wait_engine_pid(), signal.SIGKILL)
-        return [(await request).status_code for request in requests]
+        return [await request for request in requests]

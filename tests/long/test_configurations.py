@@ -116,10 +116,20 @@ def assert_passed_through(process: LmiProcess) -> None:
     assert "enable_prefix_caching=True" in engine
     assert warnings(process) == []
     assert_answers(process)
-    repeated = {"inputs": "LoRA adapts a frozen model. LoRA adapts a frozen model. LoRA adapts",
-                "parameters": {"max_new_tokens": 60, "ignore_eos": True}}  # fmt: skip
-    assert httpx.post(f"{process.url}/invocations", json=repeated, timeout=60).status_code == 200
+    with httpx.Client(base_url=process.url, timeout=60) as client:
+        sampled = {"max_new_tokens": 60, "ignore_eos": True, "temperature": 2.0}
+        for field in (
+            {"top_k": 3},
+            {"top_p": 0.9},
+            {"top_k": 3, "top_p": 0.9},
+            {"temperature": 0.0},
+            {"details": True},
+        ):
+            for prompt in ("Tell", "LoRA adapts a frozen model. LoRA adapts a frozen model. LoRA adapts"):
+                answer = client.post("/invocations", json={"inputs": prompt, "parameters": sampled | field})
+                assert answer.status_code == 200, answer.text
     assert metric(process.url, "vllm:spec_decode_num_draft_tokens_total") > 0
+    assert_answers(process)
 
 
 @pytest.mark.parametrize("method", ["fp8", "bitsandbytes"])

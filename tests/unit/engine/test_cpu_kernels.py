@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two functions of vLLM that are mended on CPU are there, are wrong without us, and right with us."""
+
+from importlib.metadata import entry_points
+
+import pytest
+import torch
+from vllm.platforms import current_platform
+from vllm.utils import cpu_triton_utils
+from vllm.v1.sample.ops import topk_topp_sampler
+
+from serving.engine import cpu_kernels
+
+pytestmark = [
+    pytest.mark.vllm,
+    pytest.mark.skipif(not current_platform.is_cpu(), reason="the functions are the CPU build's"),
+]
+
+
+@pytest.fixture(autouse=True)
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registered twice, as vLLM may do, and undone after the test."""
+    monkeypatch.setattr(cpu_triton_utils, "_expand_kernel_impl", cpu_triton_utils._expand_kernel_impl)
+    monkeypatch.setattr(topk_topp_sampler, "apply_top_k_only", topk_topp_sampler.apply_top_k_only)
+    cpu_kernels.register()
+    cpu_kernels.register()
+
+
+def test_vllm_finds_the_plug_in() -> None:
+    (plugin,) = entry_points(group="vllm.general_plugins", name="lmi_cpu_kernels")
+    assert plugin.load() is cpu_kernels.register
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int32, torch.int64])
+def test_expand(dtype: torch.dtype) -> None:
+    values = torch.tensor([1.5, 0, 3, 4]).to(dtype)
+    output = torch.full((5,), 77).to(dtype)
+    cpu_triton_utils._expand_kernel_impl(output, values, torch.tensor([2, 3, 3, 5], dtype=torch.int32), 0, 9)
+    assert output.tolist() == [values[0].item()] * 2 + [9, 4, 4]
+
+
+def test_expand_nothing() -> None:
+    output = torch.empty(0)
+    cpu_triton_utils._expand_kernel_impl(output, torch.tensor([1.0]), torch.tensor([0], dtype=torch.int32), 0, 1)
+    assert output.shape == (0,)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_top_k(rows: int) -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0]] * rows).reshape(rows, 3)
+    kept = topk_topp_sampler.apply_top_k_top_p(logits, torch.full((rows,), 2, dtype=torch.int32), None)
+    assert kept.tolist() == [[float("-inf"), 3.0, 2.0]] * rows
