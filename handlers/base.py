@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from serving.errors import PayloadError
+from serving.formatters.base import Framing
 
 _ADAPTER_HEADER = "x-amzn-sagemaker-adapter-identifier"
 
@@ -38,12 +39,14 @@ class InferenceResponse:
         body: all bytes, or a generator of what to write, one item per write. The router pulls the first item before it
             sends the status, so that every failure up to there is an ordinary error, and always closes the generator.
         media_type: the exact `content-type`.
+        framing: how a stream says that it failed.
     """
 
     body: bytes | AsyncGenerator[bytes]
     media_type: str
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
+    framing: Framing = "lmi"
 
 
 class Handler(Protocol):

@@ -11,18 +11,18 @@ from handlers import generation
 from handlers.base import InferenceRequest, InferenceResponse, adapter_of
 from serving.engine.base import Engine
 from serving.errors import AdapterNotFound
-from serving.formatters.base import JSON, JSON_LINES, Formatter
-from serving.formatters.lmi import LmiFormatter
+from serving.formatters.base import JSON, JSON_LINES
 from serving.schemas import content, dispatch
 from serving.schemas.generation import OpenAIRequest
+from serving.schemas.output import Defaults
 
 
 class DefaultHandler:
     """LMI's vLLM async service."""
 
-    def __init__(self, engine: Engine, formatter: Formatter | None = None):
+    def __init__(self, engine: Engine, defaults: Defaults):
         self._engine = engine
-        self._formatter = formatter or LmiFormatter()
+        self._defaults = defaults
 
     async def start(self) -> None:
         """Nothing to get ready: the engine is."""
@@ -38,10 +38,10 @@ class DefaultHandler:
             raise AdapterNotFound(adapter, self._engine.adapters)
         if adapter:
             payload["model"] = adapter
-        parsed = dispatch.parse(payload, dispatch.ASYNC)
+        parsed = dispatch.parse(payload, self._defaults)
         if isinstance(parsed, OpenAIRequest):
             return await openai(self._engine, parsed, request)
-        return await generation.answer(self._engine, parsed, request.request_id, self._formatter)
+        return await generation.answer(self._engine, parsed, request.request_id)
 
 
 async def openai(engine: Engine, parsed: OpenAIRequest, request: InferenceRequest) -> InferenceResponse:

@@ -5,36 +5,42 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import replace
+from typing import TypeVar
 
 from handlers.base import InferenceResponse
 from serving.engine.base import Engine
 from serving.formatters.base import Formatter
+from serving.formatters.registry import FORMATS
 from serving.schemas.generation import GenerationChunk, GenerationRequest, LmiRequest
 
+_T = TypeVar("_T")
 
-async def answer(engine: Engine, request: LmiRequest, request_id: str, formatter: Formatter) -> InferenceResponse:
+
+async def answer(engine: Engine, request: LmiRequest, request_id: str) -> InferenceResponse:
     """Generates for every prompt of `request` and formats the answer; a stream is only started.
 
     Raises:
         ServingError: the engine refused or failed.
     """
+    formatter = FORMATS[request.output_format]
     generations = [replace(one, request_id=request_id) for one in request.generations]
     request = replace(request, generations=generations)
     if request.stream:
-        return InferenceResponse(_stream(engine, request, formatter), formatter.stream_media_type)
-    answers = await _gather([_whole(engine, one) for one in generations])
+        stream = _stream(engine, request, formatter)
+        return InferenceResponse(stream, formatter.stream_media_type, framing=formatter.framing)
+    answers = await _gather([_whole(engine, one, request.num_sequences) for one in generations])
     return InferenceResponse(formatter.whole(request, answers), formatter.media_type)
 
 
-async def _whole(engine: Engine, request: GenerationRequest) -> GenerationChunk:
-    """The first choice of a generation that is not streamed."""
-    first: GenerationChunk | None = None
+async def _whole(engine: Engine, request: GenerationRequest, count: int) -> list[GenerationChunk]:
+    """The `count` best choices of a generation that is not streamed, the best first; beams come sorted."""
     async with aclosing(engine.generate(request)) as chunks:
-        async for chunk in chunks:
-            if chunk.index == 0:
-                first = chunk
-    assert first is not None, "the engine ended without an answer"
-    return first
+        choices = {chunk.index: chunk async for chunk in chunks}
+    assert choices, "the engine ended without an answer"
+    ranked = [choices[index] for index in sorted(choices)]
+    if len(ranked) > 1 and not request.fields.get("use_beam_search"):
+        ranked.sort(key=lambda choice: choice.cumulative_logprob or 0.0, reverse=True)
+    return ranked[:count]
 
 
 async def _stream(engine: Engine, request: LmiRequest, formatter: Formatter) -> AsyncGenerator[bytes]:
@@ -46,7 +52,7 @@ async def _stream(engine: Engine, request: LmiRequest, formatter: Formatter) -> 
                 yield data
 
 
-async def _gather(answers: Sequence[Coroutine[None, None, GenerationChunk]]) -> list[GenerationChunk]:
+async def _gather(answers: Sequence[Coroutine[None, None, _T]]) -> list[_T]:
     """All answers, in order; the first failure cancels the others and is raised alone."""
     try:
         async with asyncio.TaskGroup() as group:

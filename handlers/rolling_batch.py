@@ -3,13 +3,15 @@
 
 from handlers import generation
 from handlers.base import InferenceRequest, InferenceResponse, adapter_of
-from handlers.default import openai
 from serving.engine.base import Engine
 from serving.errors import PayloadError
-from serving.formatters.base import Formatter
-from serving.formatters.rolling_batch import RollingBatchFormatter
-from serving.schemas import content, dispatch
+from serving.formatters import older_chat
+from serving.schemas import bedrock, content, dispatch
 from serving.schemas.generation import OpenAIRequest
+from serving.schemas.output import Defaults
+
+_FORWARDED_API = "x-amzn-sagemaker-forwarded-api"
+_STREAMING_API = "InvokeEndpointWithResponseStream"
 
 
 class RollingBatchHandler:
@@ -17,14 +19,16 @@ class RollingBatchHandler:
 
     Args:
         engine: generates.
+        defaults: what the configuration says about payloads.
         has_adapters: LoRA is on; otherwise a request's adapter is ignored, as in LMI.
-        formatter: writes the answers.
+        reads_bedrock: payloads with `prompt` follow LMI's third-party schema; otherwise nothing reads them.
     """
 
-    def __init__(self, engine: Engine, has_adapters: bool, formatter: Formatter | None = None):
+    def __init__(self, engine: Engine, defaults: Defaults, has_adapters: bool, reads_bedrock: bool):
         self._engine = engine
+        self._defaults = defaults
         self._has_adapters = has_adapters
-        self._formatter = formatter or RollingBatchFormatter()
+        self._reads_bedrock = reads_bedrock
 
     async def start(self) -> None:
         """Nothing to get ready: the engine is."""
@@ -42,7 +46,20 @@ class RollingBatchHandler:
         payload = {name: value for name, value in payload.items() if name not in ("model", "adapters")}
         if adapter:
             payload["model"] = adapter
-        parsed = dispatch.parse(payload, dispatch.ROLLING_BATCH)
+        if self._reads_bedrock and "prompt" in payload and "messages" not in payload:
+            stream = request.headers.get(_FORWARDED_API) == _STREAMING_API
+            return await generation.answer(self._engine, bedrock.parse(payload, stream), request.request_id)
+        parsed = dispatch.parse(payload, self._defaults)
         if isinstance(parsed, OpenAIRequest):
-            return await openai(self._engine, parsed, request)
-        return await generation.answer(self._engine, parsed, request.request_id, self._formatter)
+            return await self._chat(parsed, request)
+        return await generation.answer(self._engine, parsed, request.request_id)
+
+    async def _chat(self, parsed: OpenAIRequest, request: InferenceRequest) -> InferenceResponse:
+        """LMI's older chat objects, made of vLLM's."""
+        limit = self._engine.facts.max_model_len
+        body, form = older_chat.request(parsed.body, self._defaults.output_formatter, limit)
+        answer = await self._engine.openai(OpenAIRequest("chat", body), request.headers)
+        if isinstance(answer, bytes):
+            return InferenceResponse(older_chat.whole(answer), older_chat.MEDIA_TYPES[form])
+        framing = older_chat.FRAMINGS[form]
+        return InferenceResponse(older_chat.stream(answer, framing), older_chat.MEDIA_TYPES[form], framing=framing)

@@ -133,6 +133,7 @@ def _serve(config: ResolvedConfig, starting: Starting, began: float) -> int:
 async def _run(config: ResolvedConfig, args: Namespace, sock: socket.socket, starting: Starting, began: float) -> int:
     """Engine, handler, app and server, in this order; the engine is closed whatever happens."""
     from handlers.resolve import resolve as resolve_handler
+    from handlers.resolve import tgi_routes
     from serving.app import create_app
     from serving.engine import vllm_app
     from serving.engine.vllm_engine import VllmEngine
@@ -148,7 +149,7 @@ async def _run(config: ResolvedConfig, args: Namespace, sock: socket.socket, sta
         await handler.start()
         health = Health(engine)
         application = create_app(
-            Context(config.model_name, handler, health),
+            Context(config.model_name, handler, health, tgi_routes(engine), engine.facts),
             config.server,
             lifespan=vllm_app.lifespan,
             api_keys=args.api_key or (),

@@ -2,7 +2,8 @@
 """The one place where an error becomes a status and a body, or the last line of a stream.
 
 LMI routes speak LMI's envelopes: `{"code", "error"}` for payload faults, `{"code", "type", "message"}` for everything
-else (tests/conformance/data/http.yaml). vLLM's routes keep upstream's handlers, which `vllm_app.attach` registers.
+else (tests/conformance/data/http.yaml). TGI's routes speak TGI's flat body. vLLM's routes keep
+upstream's handlers, which `vllm_app.attach` registers.
 """
 
 import json
@@ -13,9 +14,23 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from serving.errors import MethodNotAllowed, PayloadError, PayloadTooLarge, RouteNotFound, ServingError, Unauthorized
+from serving.errors import (
+    ClientError,
+    EngineDead,
+    EngineError,
+    EngineOverloaded,
+    MethodNotAllowed,
+    ModelNotReady,
+    PayloadError,
+    PayloadTooLarge,
+    RouteNotFound,
+    ServingError,
+    Unauthorized,
+)
+from serving.formatters.base import Framing
 
 _UPSTREAM_PREFIXES = ("/v1/", "/inference/", "/cohere/")
+_TGI_PATHS = frozenset({"/", "/generate", "/generate_stream", "/info"})
 
 
 def route_path(scope: Scope) -> str:
@@ -33,37 +48,47 @@ def unauthorized(scope: Scope) -> Response:
     """A key is missing or wrong, in the words of the route's family."""
     if is_upstream(scope):
         return Response('{"error": "Unauthorized"}', HTTPStatus.UNAUTHORIZED, media_type="application/json")
-    return response(Unauthorized())
+    return response(Unauthorized(), scope)
 
 
-def response(error: ServingError) -> Response:
-    """The answer on an LMI route; the connection is closed, as LMI does after every error."""
+def response(error: ServingError, scope: Scope) -> Response:
+    """The answer on one of our routes; the connection is closed, as LMI does after every error."""
     headers = {"connection": "close"}
     if isinstance(error, PayloadTooLarge):
         return Response(status_code=error.http_status, headers=headers)
+    if route_path(scope) in _TGI_PATHS:
+        status, flat = _tgi(error)
+        return Response(json.dumps(flat, ensure_ascii=False), status, headers, media_type="application/json")
     body = json.dumps(_envelope(error), ensure_ascii=False, indent=None if isinstance(error, PayloadError) else 2)
     return Response(body + "\n", error.http_status, headers, media_type="application/json")
 
 
-def last_line(error: ServingError) -> bytes:
-    """What ends a stream that failed after its first byte."""
-    detail = {"message": str(error), "type": error.code, "code": int(error.http_status)}
-    return json.dumps({"error": detail}, ensure_ascii=False).encode() + b"\n"
+def last_line(error: ServingError, framing: Framing) -> bytes:
+    """What ends a stream that failed after its first byte, in the stream's own framing."""
+    code = int(error.http_status)
+    if framing == "lmi":
+        body: dict[str, object] = {"error": {"message": str(error), "type": error.code, "code": code}}
+    elif framing == "tgi":
+        body = _tgi(error)[1]
+    else:
+        body = {"error": str(error), "code": code}
+    data = json.dumps(body, ensure_ascii=False).encode()
+    return {"events": b"data: %s\n\n", "tgi": b"data:%s\n\n"}.get(framing, b"%s\n") % data
 
 
 def register(app: FastAPI) -> None:
     """Answers our errors, and unknown routes and methods, on `app`; call after vLLM's handlers are there."""
 
     async def ours(request: Request, error: ServingError) -> Response:
-        return response(error)
+        return response(error, request.scope)
 
     async def routing(request: Request, error: HTTPException) -> Response:
         if is_upstream(request.scope):
             return _openai(error)
         if error.status_code == HTTPStatus.NOT_FOUND:
-            return response(RouteNotFound())
+            return response(RouteNotFound(), request.scope)
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            return response(MethodNotAllowed())
+            return response(MethodNotAllowed(), request.scope)
         return _openai(error)
 
     app.add_exception_handler(ServingError, ours)  # type: ignore[arg-type]  # starlette types handlers by Exception
@@ -75,6 +100,21 @@ def _envelope(error: ServingError) -> dict[str, object]:
     if isinstance(error, PayloadError):
         return {"code": code, "error": str(error)}
     return {"code": code, "type": error.code, "message": str(error)}
+
+
+def _tgi(error: ServingError) -> tuple[HTTPStatus, dict[str, object]]:
+    """TGI's status and flat body; its clients choose their exception by `error_type`."""
+    if isinstance(error, EngineOverloaded | ModelNotReady):
+        status, kind = HTTPStatus.TOO_MANY_REQUESTS, "overloaded"
+    elif isinstance(error, ClientError):
+        status, kind = HTTPStatus.UNPROCESSABLE_ENTITY, "validation"
+        if error.http_status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.METHOD_NOT_ALLOWED):
+            status = error.http_status
+    elif isinstance(error, EngineError) and not isinstance(error, EngineDead):
+        status, kind = HTTPStatus.FAILED_DEPENDENCY, "generation"
+    else:
+        status, kind = HTTPStatus.INTERNAL_SERVER_ERROR, "incomplete_generation"
+    return status, {"error": str(error), "error_type": kind}
 
 
 def _openai(error: HTTPException) -> Response:

@@ -13,7 +13,6 @@ from contextlib import suppress
 from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import error_responses
@@ -105,7 +104,7 @@ class BodyLimit:
         elif told.isdigit() and int(told) > self._limit:
             if "100-continue" not in Headers(scope=scope).get("expect", ""):
                 await _discard(receive)
-            await _too_large()(scope, receive, send)
+            await error_responses.response(PayloadTooLarge(), scope)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -126,7 +125,7 @@ class BodyLimit:
                 await send(message)
             elif message["type"] == "http.response.start":
                 await _discard(receive)
-                await _too_large()(scope, receive, send)
+                await error_responses.response(PayloadTooLarge(), scope)(scope, receive, send)
 
         await self._app(scope, counted, refused)
 
@@ -137,7 +136,3 @@ async def _discard(receive: Receive) -> None:
         async with asyncio.timeout(_DISCARD_S):
             while (await receive()).get("more_body", False):
                 pass
-
-
-def _too_large() -> Response:
-    return error_responses.response(PayloadTooLarge())

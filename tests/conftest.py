@@ -11,10 +11,12 @@ from fastapi import FastAPI
 
 from handlers.base import Handler
 from handlers.default import DefaultHandler
+from handlers.resolve import tgi_routes
 from serving.app import create_app
 from serving.config.options import ServerSettings
 from serving.health import Health
 from serving.routers.context import Context
+from serving.schemas.output import Defaults
 from tests.fakes import FakeEngine
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +33,13 @@ def engine() -> FakeEngine:
 
 def app_on(engine: FakeEngine, handler: Handler) -> FastAPI:
     """Our app with this handler, its model called `test`."""
-    return create_app(Context("test", handler, Health(engine)), ServerSettings(max_request_size=65536))
+    return create_app(context_of(engine, handler), ServerSettings(max_request_size=65536))
+
+
+def context_of(engine: FakeEngine, handler: Handler | None = None) -> Context:
+    """What the routes know: this handler, else the one of async mode, and a model called `test`."""
+    handler = handler or DefaultHandler(engine, Defaults())
+    return Context("test", handler, Health(engine), tgi_routes(engine), engine.facts)
 
 
 def client_of(app: FastAPI) -> httpx.AsyncClient:
@@ -42,7 +50,7 @@ def client_of(app: FastAPI) -> httpx.AsyncClient:
 @pytest.fixture
 def app(engine: FakeEngine) -> FastAPI:
     """Our app on the scripted engine in async mode."""
-    return app_on(engine, DefaultHandler(engine))
+    return app_on(engine, DefaultHandler(engine, Defaults()))
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
+from serving.engine.base import ModelFacts
 from serving.errors import EngineDead, PayloadError, ServingError
 from serving.schemas.generation import GenerationChunk, GenerationRequest, OpenAIRequest, Token
 
@@ -47,6 +48,7 @@ class FakeEngine:
 
     def __init__(self, adapters: Sequence[str] = ()):
         self.adapters = list(adapters)
+        self.facts = ModelFacts("org/m", "bfloat16", 512, 32)
         self.is_dead = False
         self.num_in_flight = 0
         self.requests: list[GenerationRequest] = []

@@ -2,9 +2,27 @@
 """The engine as the rest of the server sees it. `vllm_engine.py` is the real one, tests have a fake."""
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from serving.schemas.generation import GenerationChunk, GenerationRequest, OpenAIRequest
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What clients may ask about the loaded model.
+
+    Attributes:
+        model_id: Hugging Face id or directory.
+        dtype: of its weights.
+        max_model_len: longest prompt and answer together, in tokens.
+        max_num_seqs: most sequences in one engine step.
+    """
+
+    model_id: str
+    dtype: str
+    max_model_len: int
+    max_num_seqs: int
 
 
 class Engine(Protocol):
@@ -13,6 +31,11 @@ class Engine(Protocol):
     @property
     def adapters(self) -> Sequence[str]:
         """Names of the adapters that requests may name."""
+        ...
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What clients may ask about the loaded model."""
         ...
 
     @property

@@ -1,19 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """vLLM's output of one engine step to the neutral chunk. Called per step and stream; imports nothing of vLLM."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from serving.schemas.generation import GenerationChunk, Token
 
 
-def chunk(output: Any, choice: Any, num_top_tokens: int) -> GenerationChunk:
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What chunks need to know of the tokenizer.
+
+    Attributes:
+        special_ids: tokens that stand for no text.
+        decode: token ids to text.
+    """
+
+    special_ids: frozenset[int]
+    decode: Callable[[Sequence[int]], str]
+
+
+def chunk(output: Any, choice: Any, num_top_tokens: int, vocabulary: Vocabulary) -> GenerationChunk:
     """The chunk of one choice.
 
     Args:
         output: vLLM's `RequestOutput`.
         choice: one of its `CompletionOutput`s, a delta or the whole.
         num_top_tokens: how many of the most likely tokens the answer shows; 0 for none.
+        vocabulary: names the first prompt token, of which vLLM gives the id alone, and tells special tokens.
     """
     made = GenerationChunk(
         index=choice.index,
@@ -23,15 +38,20 @@ def chunk(output: Any, choice: Any, num_top_tokens: int) -> GenerationChunk:
         finish_reason=choice.finish_reason,
         stop_reason=choice.stop_reason,
         num_prompt_tokens=len(output.prompt_token_ids or ()),
+        cumulative_logprob=choice.cumulative_logprob,
     )
     if choice.logprobs:
-        for token_id, ranked in zip(choice.token_ids, choice.logprobs, strict=True):
-            made.tokens.append(_token(token_id, ranked))
+        # A beam that ended with the end token has a log-probability for it, too.
+        for token_id, ranked in zip(choice.token_ids, choice.logprobs, strict=False):
+            token = _token(token_id, ranked)
+            token.is_special = token_id in vocabulary.special_ids
+            made.tokens.append(token)
             if num_top_tokens:
                 made.top_tokens.append(_top(token_id, ranked, num_top_tokens))
     if output.prompt_logprobs and output.prompt_token_ids:
         pairs = zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
         made.prompt_tokens = [_token(token_id, ranked) for token_id, ranked in pairs]
+        made.prompt_tokens[0].text = vocabulary.decode(output.prompt_token_ids[:1])
     return made
 
 

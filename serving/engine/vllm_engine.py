@@ -28,14 +28,16 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMServerError
+from vllm.outputs import RequestOutput
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from serving.config.limits import Limits
 from serving.engine import vllm_app
+from serving.engine.base import ModelFacts
 from serving.engine.child_output import ChildOutput
-from serving.engine.chunks import chunk
+from serving.engine.chunks import Vocabulary, chunk
 from serving.engine.gate import EngineGate, Outputs
 from serving.errors import (
     ConfigError,
@@ -84,6 +86,7 @@ class VllmEngine:
         self.gate: EngineGate
         self.state: State
         self.tasks: tuple[str, ...]
+        self._vocabulary: Vocabulary
 
     async def start(self) -> None:
         """Loads the model, builds vLLM's serving objects, loads the adapters and warms one request up.
@@ -100,6 +103,8 @@ class VllmEngine:
             for name, path in self._adapters.items():
                 await self._load_adapter(name, path)
             if "generate" in self.tasks:
+                tokenizer = self._client.get_tokenizer()
+                self._vocabulary = Vocabulary(frozenset(tokenizer.all_special_ids), tokenizer.decode)
                 await self._warm_up()
         except Exception as error:
             logger.debug("engine start failed", exc_info=True)
@@ -121,6 +126,14 @@ class VllmEngine:
     def adapters(self) -> Sequence[str]:
         """Names of the adapters that requests may name."""
         return list(self.state.openai_serving_models.lora_requests)
+
+    @property
+    def facts(self) -> ModelFacts:
+        """What clients may ask about the loaded model."""
+        model = self._client.model_config
+        return ModelFacts(
+            model.model, str(model.dtype).removeprefix("torch."), model.max_model_len, self._args.max_num_seqs
+        )
 
     @property
     def is_dead(self) -> bool:
@@ -147,7 +160,7 @@ class VllmEngine:
                     for choice in output.outputs:
                         if choice.finish_reason == "error":
                             raise EngineError("the engine failed on this request")
-                        yield chunk(output, choice, request.num_top_tokens)
+                        yield chunk(output, choice, request.num_top_tokens, self._vocabulary)
 
     async def openai(self, request: OpenAIRequest, headers: Mapping[str, str]) -> bytes | AsyncGenerator[bytes]:
         """As `Engine.openai`."""
@@ -163,7 +176,7 @@ class VllmEngine:
             return _objects(answer)
         return bytes(answer.model_dump_json(), "utf-8")
 
-    async def _submit(self, request: GenerationRequest) -> Outputs:
+    async def _submit(self, request: GenerationRequest) -> Outputs | AsyncGenerator[RequestOutput]:
         serving = self.state.openai_serving_completion
         if serving is None:
             raise PayloadError("this model does not generate text")
@@ -182,13 +195,23 @@ class VllmEngine:
             serving.override_max_tokens,
             truncate_prompt_tokens=body.truncate_prompt_tokens,
         )
-        return self.gate.generate(
-            inputs[0],
-            body.to_sampling_params(num_tokens, defaults),
-            f"lmi-{request.request_id or 'internal'}-{next(self._ids)}",
-            lora_request=serving._maybe_get_adapters(body),
-            priority=body.priority,
-        )
+        request_id = f"lmi-{request.request_id or 'internal'}-{next(self._ids)}"
+        lora_request = serving._maybe_get_adapters(body)
+        if body.use_beam_search:
+            beams = body.to_beam_search_params(num_tokens, defaults)
+            return self._within_limit(serving.beam_search(inputs[0], request_id, beams, lora_request))
+        params = body.to_sampling_params(num_tokens, defaults)
+        return self.gate.generate(inputs[0], params, request_id, lora_request=lora_request, priority=body.priority)
+
+    async def _within_limit(self, outputs: AsyncGenerator[RequestOutput]) -> AsyncGenerator[RequestOutput]:
+        """Beam search makes many short requests; the time that is set for an answer holds for all of them together."""
+        seconds = self._limits.first_output_s
+        try:
+            async with asyncio.timeout(seconds), aclosing(outputs):
+                async for output in outputs:
+                    yield output
+        except TimeoutError:
+            raise RequestTimeout(f"no output within {seconds:g} s; predict_timeout bounds the wait") from None
 
     def _launch(self) -> AsyncLLM:
         engine_args = AsyncEngineArgs.from_cli_args(self._args)

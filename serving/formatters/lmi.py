@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from json.encoder import encode_basestring
 from typing import Any
 
-from serving.formatters.base import JSON, JSON_LINES, finish_word, finite
+from serving.formatters.base import JSON, JSON_LINES, Framing, finish_word, finite, pieces
 from serving.schemas.generation import GenerationChunk, LmiRequest, Token
 
 _LINE = '{"index": %d, "token": {"id": %d, "text": %s, "logprob": %s}, "generated_text": %s, "details": %s}\n'
@@ -25,10 +25,11 @@ class LmiFormatter:
 
     media_type = JSON
     stream_media_type = JSON_LINES
+    framing: Framing = "lmi"
 
-    def whole(self, request: LmiRequest, answers: Sequence[GenerationChunk]) -> bytes:
+    def whole(self, request: LmiRequest, answers: Sequence[Sequence[GenerationChunk]]) -> bytes:
         """One object, or a list of them where the request was a list; ends with a newline."""
-        objects = [_answer(request, number, chunk) for number, chunk in enumerate(answers)]
+        objects = [_answer(request, number, sequences) for number, sequences in enumerate(answers)]
         return json.dumps(objects if request.is_batch else objects[0], ensure_ascii=False).encode() + b"\n"
 
     def stream(self, request: LmiRequest) -> "LmiStream":
@@ -56,7 +57,7 @@ class LmiStream:
         self._num_tokens[index] += chunk.num_tokens
         text, details = "null", "null"
         lines = []
-        for position, (token, piece) in enumerate(zip(tokens, _pieces(chunk.text, tokens), strict=True)):
+        for position, (token, piece) in enumerate(zip(tokens, pieces(chunk.text, tokens), strict=True)):
             if position == last and chunk.finish_reason is not None:
                 text, details = self._last(chunk)
             lines.append(_LINE % (index, token.id, encode_basestring(piece), _number(token.logprob), text, details))
@@ -82,18 +83,28 @@ class LmiStream:
         )
 
 
-def _answer(request: LmiRequest, number: int, chunk: GenerationChunk) -> dict[str, Any]:
+def _answer(request: LmiRequest, number: int, sequences: Sequence[GenerationChunk]) -> dict[str, Any]:
+    best, *others = [_sequence(request, number, chunk) for chunk in sequences]
+    if others and request.details:
+        best["details"]["best_of_sequences"] = [
+            {"generated_text": one["generated_text"], **one["details"]} for one in others
+        ]
+    return best
+
+
+def _sequence(request: LmiRequest, number: int, chunk: GenerationChunk) -> dict[str, Any]:
     prompt = request.generations[number].prompt
+    text = "" if request.prompt_only else chunk.text
     full = request.return_full_text and isinstance(prompt, str)
-    answer: dict[str, Any] = {"generated_text": f"{prompt}{chunk.text}" if full else chunk.text}
+    answer: dict[str, Any] = {"generated_text": f"{prompt}{text}" if full else text}
     if request.details:
         answer["details"] = {
             "finish_reason": finish_word(chunk),
             "stop_reason": chunk.stop_reason,
-            "generated_tokens": chunk.num_tokens,
+            "generated_tokens": 0 if request.prompt_only else chunk.num_tokens,
             "seed": request.seed,
             "prefill": [_token(token) for token in chunk.prompt_tokens],
-            "tokens": [_token(token) for token in chunk.tokens],
+            "tokens": [] if request.prompt_only else [_token(token) for token in chunk.tokens],
         }
         if request.top_n_tokens:
             answer["details"]["top_tokens"] = [[_token(token) for token in step] for step in chunk.top_tokens]
@@ -106,17 +117,3 @@ def _token(token: Token) -> dict[str, Any]:
 
 def _number(logprob: float | None) -> str:
     return "null" if logprob is None else repr(finite(logprob))
-
-
-def _pieces(text: str, tokens: Sequence[Token]) -> list[str]:
-    """The text of one step, split over its tokens so that the pieces join to it exactly."""
-    if len(tokens) == 1:
-        return [text]
-    pieces, rest = [], text
-    for token in tokens:
-        piece = token.text if token.text and rest.startswith(token.text) else ""
-        pieces.append(piece)
-        rest = rest[len(piece) :]
-    if pieces:
-        pieces[-1] += rest
-    return pieces

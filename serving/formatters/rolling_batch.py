@@ -1,78 +1,99 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LMI's rolling-batch answers: one JSON object, or one JSON line per token (tests/conformance/data/schemas.yaml).
+"""LMI's rolling-batch answers, also `output_formatter` and `tgi_compat` in async mode (data/schemas.yaml of the tests).
 
-Unlike async mode's: no newline at the end, the key `log_prob`, `inputs` in the details, and no key without a value.
+One JSON object, or per token one JSON line or one server-sent event. Unlike async mode's own format: no newline at the
+end, the key `log_prob`, `inputs` in the details, and no key without a value.
 """
 
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from serving.formatters.base import JSON, JSON_LINES, finish_word, finite
+from serving.formatters.base import EVENTS, JSON, JSON_LINES, Framing, finish_word, finite
 from serving.schemas.generation import GenerationChunk, LmiRequest, Token
 
 
 class RollingBatchFormatter:
-    """The format of rolling-batch mode unless something else was asked for."""
+    """The formats `json`, `jsonlines` and `sse`; the last one with `framing="events"`."""
 
     media_type = JSON
-    stream_media_type = JSON_LINES
 
-    def whole(self, request: LmiRequest, answers: Sequence[GenerationChunk]) -> bytes:
-        """One object, without a newline."""
-        (chunk,) = answers
-        answer: dict[str, Any] = {"generated_text": _full(request, chunk.text)}
-        if request.details:
-            details = _details(request, chunk, chunk.num_tokens)
-            answer["details"] = (
-                details
-                | {"tokens": [_token(token) for token in chunk.tokens]}
-                | _extras(request, chunk.prompt_tokens, chunk.top_tokens)
-            )
-        return json.dumps(answer, ensure_ascii=False).encode()
+    def __init__(self, framing: Framing = "lines"):
+        self.framing = framing
+        self.stream_media_type = EVENTS if framing == "events" else JSON_LINES
+
+    def whole(self, request: LmiRequest, answers: Sequence[Sequence[GenerationChunk]]) -> bytes:
+        """One object, without a newline; in a list where the request was one, or where TGI would have one."""
+        objects = [_answer(request, number, sequences) for number, sequences in enumerate(answers)]
+        is_list = request.is_batch or request.tgi_keys
+        return json.dumps(objects if is_list else objects[0], ensure_ascii=False).encode()
 
     def stream(self, request: LmiRequest) -> "RollingBatchStream":
         """A formatter for one stream."""
-        return RollingBatchStream(request)
+        return RollingBatchStream(request, self.framing)
 
 
 class RollingBatchStream:
-    """One stream of token lines; keeps the text for the last one."""
+    """One stream; keeps the text for its last line."""
 
-    def __init__(self, request: LmiRequest):
+    def __init__(self, request: LmiRequest, framing: Framing):
         self._request = request
+        self._before, self._behind = (b"data: ", b"\n\n") if framing == "events" else (b"", b"\n")
         self._texts: list[str] = []
         self._num_tokens = 0
         self._prompt_tokens: list[Token] = []
         self._top_tokens: list[list[Token]] = []
 
     def step(self, chunk: GenerationChunk) -> bytes:
-        """One line per new token; the last one carries the whole text and the details."""
+        """One object per new token; the last one carries the whole text and the details."""
+        if chunk.index != 0:
+            return b""
+        request = self._request
         self._texts.append(chunk.text)
         self._num_tokens += chunk.num_tokens
         self._prompt_tokens = chunk.prompt_tokens or self._prompt_tokens
         self._top_tokens += chunk.top_tokens
-        lines: list[dict[str, Any]] = [{"token": _token(token)} for token in chunk.tokens]
+        objects: list[dict[str, Any]] = [{"token": _token(token, request.tgi_keys)} for token in chunk.tokens]
         if chunk.finish_reason is not None:
-            last = lines[-1] if lines else {}
-            last["generated_text"] = _full(self._request, "".join(self._texts))
-            if self._request.details:
-                last["details"] = _details(self._request, chunk, self._num_tokens) | _extras(
-                    self._request, self._prompt_tokens, self._top_tokens
-                )
-            lines = lines or [last]
-        return b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
+            objects = objects or [{}]
+            objects[-1]["generated_text"] = _full(request, 0, "".join(self._texts))
+            if request.details:
+                details = _details(request, 0, chunk, self._num_tokens)
+                objects[-1]["details"] = details | _extras(request, self._prompt_tokens, self._top_tokens)
+        data = [json.dumps(one, ensure_ascii=False).encode() for one in objects]
+        return b"".join(self._before + one + self._behind for one in data)
 
 
-def _full(request: LmiRequest, text: str) -> str:
-    return f"{request.generations[0].prompt}{text}" if request.return_full_text else text
+def _answer(request: LmiRequest, number: int, sequences: Sequence[GenerationChunk]) -> dict[str, Any]:
+    best, *others = [_sequence(request, number, chunk) for chunk in sequences]
+    if others and request.details:
+        inputs = best["details"]["inputs"]
+        for one in others:
+            del one["details"]["inputs"]
+        sequences_of_others = [{**one["details"], "generated_text": one["generated_text"]} for one in others]
+        best["details"] = {"inputs": inputs, **best["details"], "best_of_sequences": sequences_of_others}
+    return best
 
 
-def _details(request: LmiRequest, chunk: GenerationChunk, num_tokens: int) -> dict[str, Any]:
+def _sequence(request: LmiRequest, number: int, chunk: GenerationChunk) -> dict[str, Any]:
+    answer: dict[str, Any] = {"generated_text": _full(request, number, "" if request.prompt_only else chunk.text)}
+    if request.details:
+        tokens = [] if request.prompt_only else [_token(token, request.tgi_keys) for token in chunk.tokens]
+        details = _details(request, number, chunk, len(tokens) if request.prompt_only else chunk.num_tokens)
+        answer["details"] = details | {"tokens": tokens} | _extras(request, chunk.prompt_tokens, chunk.top_tokens)
+    return answer
+
+
+def _full(request: LmiRequest, number: int, text: str) -> str:
+    prompt = request.generations[number].prompt
+    return f"{prompt}{text}" if request.return_full_text and isinstance(prompt, str) else text
+
+
+def _details(request: LmiRequest, number: int, chunk: GenerationChunk, num_tokens: int) -> dict[str, Any]:
     return {
         "finish_reason": finish_word(chunk),
         "generated_tokens": num_tokens,
-        "inputs": request.generations[0].prompt,
+        "inputs": request.generations[number].prompt,
     }
 
 
@@ -82,11 +103,11 @@ def _extras(
     """Prompt tokens and most likely tokens, where they were asked for."""
     shown: dict[str, Any] = {}
     if prompt_tokens:
-        shown["prefill"] = [_token(token) for token in prompt_tokens]
+        shown["prefill"] = [_token(token, request.tgi_keys) for token in prompt_tokens]
     if request.top_n_tokens:
-        shown["top_tokens"] = [[_token(token) for token in step] for step in top_tokens]
+        shown["top_tokens"] = [[_token(token, request.tgi_keys) for token in step] for step in top_tokens]
     return shown
 
 
-def _token(token: Token) -> dict[str, Any]:
-    return {"id": token.id, "text": token.text, "log_prob": finite(token.logprob)}
+def _token(token: Token, tgi_keys: bool) -> dict[str, Any]:
+    return {"id": token.id, "text": token.text, "logprob" if tgi_keys else "log_prob": finite(token.logprob)}

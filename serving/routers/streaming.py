@@ -60,6 +60,7 @@ class _Stream(Response):
         self._items = body
         self._first = first
         self._request_id = request_id
+        self._framing = result.framing
 
     @classmethod
     async def opened(cls, result: InferenceResponse, request_id: str) -> "_Stream":
@@ -81,7 +82,7 @@ class _Stream(Response):
             async for item in self._items:
                 await send({"type": "http.response.body", "body": item, "more_body": True})
         except Exception as error:
-            line = error_responses.last_line(_ours(error, self._request_id))
+            line = error_responses.last_line(_ours(error, self._request_id), self._framing)
             await send({"type": "http.response.body", "body": line, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which schema a payload follows: the first key present decides, whatever the route. One table per mode of LMI."""
+"""Which schema a payload follows: the first key present decides, whatever the route. One table per mode of LMI.
+
+A schema is a function of the payload and the server's defaults to a typed request.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,29 +10,36 @@ from typing import Any
 from serving.errors import PayloadError
 from serving.schemas import lmi, rolling_batch
 from serving.schemas.generation import LmiRequest, OpenAIRequest
+from serving.schemas.output import Defaults
 
-Schemas = Mapping[str, Callable[[dict[str, Any]], LmiRequest | OpenAIRequest]]
+Schema = Callable[[dict[str, Any], Defaults], LmiRequest | OpenAIRequest]
 
-ASYNC: Schemas = {
-    "prompt": lambda payload: OpenAIRequest("completion", payload),
-    "inputs": lmi.parse,
-    "messages": lambda payload: OpenAIRequest("chat", payload),
+
+def _completion(payload: dict[str, Any], defaults: Defaults) -> OpenAIRequest:
+    return OpenAIRequest("completion", payload)
+
+
+def _chat(payload: dict[str, Any], defaults: Defaults) -> OpenAIRequest:
+    return OpenAIRequest("chat", payload)
+
+
+SCHEMAS: Mapping[str, Mapping[str, Schema]] = {
+    "async": {"prompt": _completion, "inputs": lmi.parse, "messages": _chat},
+    "rolling_batch": {"messages": _chat, "inputs": rolling_batch.parse},
 }
-ROLLING_BATCH: Schemas = {
-    "messages": lambda payload: OpenAIRequest("chat", payload),
-    "inputs": rolling_batch.parse,
-}
+"""Per mode of LMI the key of a payload and who reads it, in order."""
 
 
-def parse(payload: dict[str, Any], schemas: Schemas) -> LmiRequest | OpenAIRequest:
+def parse(payload: dict[str, Any], defaults: Defaults) -> LmiRequest | OpenAIRequest:
     """The payload as a typed request.
 
     Raises:
         PayloadError: no known key, or a value that the schema refuses.
     """
+    schemas = SCHEMAS[defaults.mode]
     for key, schema in schemas.items():
         if key in payload:
-            return schema(payload)
+            return schema(payload, defaults)
     names = list(schemas)
     known = ", ".join(names[:-1]) + (", or " if len(names) > 2 else " or ") + names[-1]
     raise PayloadError(f"Input parsing failed: invalid payload. must contain {known}")

@@ -54,6 +54,10 @@ class LmiRequest:
         details: the answer lists tokens and why it ended.
         top_n_tokens: most likely tokens shown per position; 0 for none.
         seed: as given, for the details.
+        output_format: key of `serving.formatters.registry.FORMATS`.
+        num_sequences: how many sequences the answer shows per prompt, the best first.
+        tgi_keys: tokens have TGI's key names.
+        prompt_only: the answer is the prompt; what was generated is not shown.
     """
 
     generations: Sequence[GenerationRequest]
@@ -62,6 +66,10 @@ class LmiRequest:
     details: bool = False
     top_n_tokens: int = 0
     seed: int | None = None
+    output_format: str = "lmi"
+    num_sequences: int = 1
+    tgi_keys: bool = False
+    prompt_only: bool = False
 
     @property
     def stream(self) -> bool:
@@ -77,11 +85,13 @@ class Token:
         id: vocabulary index.
         text: its text; empty where it is a part of a character.
         logprob: natural log of its probability; None where it was not asked for.
+        is_special: it stands for no text of its own, as the end token does.
     """
 
     id: int
     text: str
     logprob: float | None
+    is_special: bool = False
 
 
 @dataclass(slots=True)
@@ -98,6 +108,7 @@ class GenerationChunk:
         stop_reason: the stop string or stop token id that ended it, if one did.
         num_prompt_tokens: length of the prompt.
         prompt_tokens: the prompt's tokens, the first without log-probability; empty unless asked for.
+        cumulative_logprob: of all tokens of the choice so far; None unless log-probabilities were asked for.
     """
 
     index: int
@@ -109,3 +120,4 @@ class GenerationChunk:
     num_prompt_tokens: int = 0
     top_tokens: list[list[Token]] = field(default_factory=list)
     prompt_tokens: list[Token] = field(default_factory=list)
+    cumulative_logprob: float | None = None

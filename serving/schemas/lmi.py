@@ -7,15 +7,16 @@ Renames LMI's parameters to the fields of vLLM's completion request; the engine 
 from typing import Any
 
 from serving.errors import PayloadError
-from serving.schemas import parameters
+from serving.schemas import output, parameters
 from serving.schemas.generation import GenerationRequest, LmiRequest
-from serving.schemas.parameters import DEFAULT_MAX_NEW_TOKENS, count, encodable, flag, guide, refuse_beams, strings
+from serving.schemas.output import Defaults
+from serving.schemas.parameters import DEFAULT_MAX_NEW_TOKENS, count, encodable, flag, guide, strings
 
 _OURS = frozenset({"request_id", "stream_options", "return_tokens_as_token_ids", "suffix", "adapters"})
 """Fields of vLLM's request that belong to the server or to its answer, not to generation."""
 
 
-def parse(payload: dict[str, Any]) -> LmiRequest:
+def parse(payload: dict[str, Any], defaults: Defaults) -> LmiRequest:
     """A payload with `inputs` as a typed request.
 
     Raises:
@@ -23,17 +24,19 @@ def parse(payload: dict[str, Any]) -> LmiRequest:
     """
     fields = parameters.of(payload)
     fields = {name: value for name, value in fields.items() if (value is not None or name == "n") and name not in _OURS}
-    stream = flag(fields, "stream") or flag({"stream": payload.get("stream")}, "stream")
-    details = flag(fields, "details")
+    asks = any([flag(fields, "stream"), flag({"stream": payload.get("stream")}, "stream")])
+    output_format, stream = output.choose(fields.pop("output_formatter", None), asks, defaults)
+    details = flag(fields, "details", default=defaults.tgi_compat)
     full_text = any([flag(fields, "return_full_text"), flag(fields, "echo")])
     prefill = flag(fields, "decoder_input_details")
     top_n_tokens = count(fields, "top_n_tokens")
-    refuse_beams(fields)
-    _rename(fields)
+    prompt_only = full_text and not stream and fields.get("max_new_tokens") == 0
+    if defaults.greedy and "do_sample" not in fields:
+        fields.setdefault("temperature", 0.0)
+    _rename(fields, prompt_only)
+    num_sequences = parameters.sequences(fields, stream, is_greedy=fields.get("temperature") == 0)
     if details or stream:
-        fields.setdefault("logprobs", 1)
-        if isinstance(fields["logprobs"], int) and fields["logprobs"] != -1:
-            fields["logprobs"] = max(fields["logprobs"], top_n_tokens)
+        fields["logprobs"] = _logprobs(fields.get("logprobs"), top_n_tokens)
     if details and (prefill or (full_text and not stream)):
         fields.setdefault("prompt_logprobs", 1)
     prompts, is_batch = _prompts(fields.pop("prompt", payload.get("inputs")), stream)
@@ -45,12 +48,18 @@ def parse(payload: dict[str, Any]) -> LmiRequest:
         details=details,
         top_n_tokens=top_n_tokens,
         seed=_seed(fields),
+        output_format=output_format,
+        num_sequences=num_sequences,
+        tgi_keys=defaults.tgi_compat,
+        prompt_only=prompt_only,
     )
 
 
-def _rename(fields: dict[str, Any]) -> None:
+def _rename(fields: dict[str, Any], prompt_only: bool) -> None:
     """LMI's parameter names to vLLM's, in place; a vLLM name that was given as well wins."""
     max_new_tokens = fields.pop("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)
+    if prompt_only:
+        max_new_tokens = 1
     if isinstance(max_new_tokens, int) and max_new_tokens < 1:
         raise PayloadError(f"Input parsing failed: max_new_tokens must be at least 1, got {max_new_tokens}")
     fields.setdefault("max_tokens", max_new_tokens)
@@ -64,6 +73,13 @@ def _rename(fields: dict[str, Any]) -> None:
         fields.setdefault("truncate_prompt_tokens", fields.pop("truncate"))
         fields.setdefault("truncation_side", "left")
     guide(fields)
+
+
+def _logprobs(given: Any, top_n_tokens: int) -> Any:
+    """How many log-probabilities per token: at least one, for the tokens that are shown; all where -1 was given."""
+    if given is None:
+        return max(1, top_n_tokens)
+    return max(given, top_n_tokens) if isinstance(given, int) and given != -1 else given
 
 
 def _prompts(inputs: Any, stream: bool) -> tuple[list[str | list[int]], bool]:

@@ -21,10 +21,12 @@ def of(payload: dict[str, Any]) -> dict[str, Any]:
     return dict(fields)
 
 
-def flag(fields: dict[str, Any], name: str) -> bool:
-    """Takes a boolean out of `fields`; absent and null mean false, `"true"` and 1 mean true."""
+def flag(fields: dict[str, Any], name: str, default: bool = False) -> bool:
+    """Takes a boolean out of `fields`; absent and null mean the default, `"true"` and 1 mean true."""
     value = fields.pop(name, None)
-    if value is None or value in (False, 0, "false", "False"):
+    if value is None:
+        return default
+    if value in (False, 0, "false", "False"):
         return False
     if value in (True, 1, "true", "True"):
         return True
@@ -67,10 +69,36 @@ def guide(fields: dict[str, Any]) -> None:
         fields["structured_outputs"] = guided
 
 
-def refuse_beams(fields: dict[str, Any]) -> None:
-    """Parameters that ask for several candidates, of which one value only can be served."""
-    for name in ("best_of", "num_beams"):
-        if count(fields, name) > 1:
-            raise PayloadError(f"Input parsing failed: {name} must be 1; more candidates are not supported")
-    if flag(fields, "use_beam_search"):
-        raise PayloadError("Input parsing failed: use_beam_search must be false; beam search needs a `prompt` payload")
+def sequences(fields: dict[str, Any], stream: bool, is_greedy: bool) -> int:
+    """How many sequences the answer shows; puts into `fields` how many are generated, in place.
+
+    `best_of` generates more than are shown, unless decoding is greedy and all would be the same. `num_beams` and
+    `use_beam_search` become vLLM's beam search.
+
+    Raises:
+        PayloadError: several sequences of which the best is wanted, streamed.
+    """
+    beams, best_of = count(fields, "num_beams"), count(fields, "best_of")
+    fields.pop("early_stopping", None)
+    if beams > 1:
+        fields["n"] = beams
+    if beams > 1 or flag(fields, "use_beam_search"):
+        if stream:
+            raise PayloadError("Input parsing failed: beam search is only supported without streaming")
+        fields |= {"use_beam_search": True, "temperature": 0.0}
+        return number(fields.get("n"), 1)
+    fields.pop("length_penalty", None)
+    shown = number(fields.get("n"), 1)
+    if best_of > shown and not is_greedy:
+        if stream:
+            raise PayloadError("Input parsing failed: best_of is only supported without streaming")
+        fields["n"] = best_of
+    if number(fields.get("n"), 1) > 1 and not stream:
+        # The best sequence comes first, and which one that is takes log-probabilities.
+        fields.setdefault("logprobs", 0)
+    return shown
+
+
+def number(value: Any, default: int) -> int:
+    """`value` if it is a whole number; what else it may be is left to the engine to refuse."""
+    return value if isinstance(value, int) and not isinstance(value, bool) else default

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from serving.errors import PayloadError
-from serving.schemas import parameters
+from serving.schemas import output, parameters
 from serving.schemas.generation import GenerationRequest, LmiRequest
-from serving.schemas.parameters import DEFAULT_MAX_NEW_TOKENS, count, encodable, flag, guide, refuse_beams, strings
+from serving.schemas.output import Defaults
+from serving.schemas.parameters import DEFAULT_MAX_NEW_TOKENS, count, encodable, flag, guide, number, strings
 
 logger = logging.getLogger(__name__)
 
@@ -27,15 +28,16 @@ _FIELDS: Mapping[str, type | tuple[type, ...]] = {
     "ignore_eos": bool, "include_stop_str_in_output": bool,
     "skip_special_tokens": bool, "spaces_between_special_tokens": bool,
     "logit_bias": dict, "structured_outputs": dict, "response_format": dict,
+    "use_beam_search": bool, "length_penalty": _NUMBER,
 }  # fmt: skip
 """Fields of vLLM's completion request that reach it, and their types in JSON."""
 _MAY_BE_NULL = frozenset({"logprobs", "prompt_logprobs", "structured_outputs", "response_format"})
-_OURS = frozenset({"output_formatter", "adapters", "max_tokens", "decoder_input_details"})
+_OURS = frozenset({"adapters", "max_tokens"})
 _dropped: set[str] = set()
 """Names that were reported once."""
 
 
-def parse(payload: dict[str, Any]) -> LmiRequest:
+def parse(payload: dict[str, Any], defaults: Defaults) -> LmiRequest:
     """A payload with `inputs` as a typed request.
 
     Raises:
@@ -46,12 +48,16 @@ def parse(payload: dict[str, Any]) -> LmiRequest:
         kind = "an empty string" if inputs == "" else "null" if inputs is None else type(inputs).__name__
         raise PayloadError(f"Input parsing failed: inputs must be a string that is not empty, got {kind}")
     given = parameters.of(payload)
-    stream = any([flag(given, "stream"), flag({"stream": payload.get("stream")}, "stream")])
-    details, full_text = flag(given, "details"), flag(given, "return_full_text")
+    asks = any([flag(given, "stream"), flag({"stream": payload.get("stream")}, "stream")])
+    output_format, stream = output.choose(given.pop("output_formatter", None), asks, defaults)
+    asks_for_several = any(number(given.get(name), 1) > 1 for name in ("best_of", "num_beams", "n"))
+    details = flag(given, "details", default=defaults.tgi_compat) or (asks_for_several and not stream)
+    full_text = flag(given, "return_full_text")
     top_n_tokens = count(given, "top_n_tokens")
     show_prompt = flag(given, "decoder_input_details")
-    refuse_beams(given)
-    fields = _fields(given)
+    fields, num_sequences = _fields(given, stream)
+    if stream and number(fields.get("n"), 1) > 1:
+        raise PayloadError("Input parsing failed: n above 1 is only supported without streaming")
     if details or stream:
         fields.setdefault("logprobs", max(1, top_n_tokens))
     if show_prompt:
@@ -65,11 +71,14 @@ def parse(payload: dict[str, Any]) -> LmiRequest:
         details=details,
         top_n_tokens=top_n_tokens,
         seed=fields["seed"],
+        output_format=output_format,
+        num_sequences=num_sequences,
+        tgi_keys=defaults.tgi_compat,
     )
 
 
-def _fields(given: dict[str, Any]) -> dict[str, Any]:
-    """The parameters in the words of vLLM's completion request."""
+def _fields(given: dict[str, Any], stream: bool) -> tuple[dict[str, Any], int]:
+    """The parameters in the words of vLLM's completion request, and how many sequences the answer shows."""
     max_tokens = _max_tokens(given.pop("max_new_tokens", None))
     seed = _seed(given.pop("seed", None))
     greedy = _is_greedy(given.pop("do_sample", None), given.get("temperature"))
@@ -78,6 +87,7 @@ def _fields(given: dict[str, Any]) -> dict[str, Any]:
     if (stops := given.pop("stop_sequences", None)) is not None:
         given["stop"] = strings(stops, "stop_sequences")
     guide(given)
+    num_sequences = parameters.sequences(given, stream, greedy)
     unknown = given.keys() - _FIELDS.keys() - _OURS - _dropped
     if unknown:
         _dropped.update(unknown)
@@ -85,7 +95,7 @@ def _fields(given: dict[str, Any]) -> dict[str, Any]:
     fields = {name: _typed(name, value) for name, value in given.items() if name in _FIELDS}
     if greedy:
         fields["temperature"] = 0.0
-    return fields | {"max_tokens": max_tokens, "seed": seed}
+    return fields | {"max_tokens": max_tokens, "seed": seed}, num_sequences
 
 
 def _typed(name: str, value: Any) -> Any:
@@ -100,9 +110,9 @@ def _typed(name: str, value: Any) -> Any:
 
 
 def _is_greedy(do_sample: Any, temperature: Any) -> bool:
-    """`do_sample` false, or nothing said about sampling at all."""
+    """`do_sample` false, nothing said about sampling at all, or a temperature of zero."""
     if do_sample is None:
-        return temperature is None
+        return temperature is None or temperature == 0
     return do_sample is False or do_sample in ("false", "False")
 
 

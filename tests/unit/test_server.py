@@ -5,18 +5,18 @@ import asyncio
 import os
 import signal
 import socket
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
-from handlers.default import DefaultHandler
 from serving.app import create_app
 from serving.config.options import ServerSettings
 from serving.errors import ConfigError
 from serving.health import Health
-from serving.routers.context import Context
 from serving.server import Server, bind
+from tests.conftest import context_of
 from tests.fakes import FakeEngine
 
 pytestmark = pytest.mark.pure
@@ -29,7 +29,7 @@ class Run:
 
     def __init__(self, engine: FakeEngine, delay_s: float = 0, timeout_s: float = 5):
         health = Health(engine)
-        app = create_app(Context("test", DefaultHandler(engine), health), ServerSettings())
+        app = create_app(replace(context_of(engine), health=health), ServerSettings())
         self._server = Server(app, engine, health, delay_s, timeout_s, {"log_level": "critical"})
         self._ready = asyncio.Event()
 
@@ -125,7 +125,7 @@ async def test_address_taken_while_the_engine_started(engine: FakeEngine) -> Non
         second = bind("127.0.0.1", port)
         first.listen()
         health = Health(engine)
-        app = create_app(Context("test", DefaultHandler(engine), health), ServerSettings())
+        app = create_app(replace(context_of(engine), health=health), ServerSettings())
         server = Server(app, engine, health, 0, 1, {"log_level": "critical"})
         with pytest.raises(ConfigError, match="cannot listen on the address: Address already in use"):
             await server.run(second, lambda: None)

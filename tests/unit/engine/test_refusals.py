@@ -9,15 +9,12 @@ from fastapi import FastAPI
 from starlette.datastructures import State
 from vllm.exceptions import GracefulHTTPError
 
-from handlers.default import DefaultHandler
 from serving.app import create_app
 from serving.config.options import ServerSettings
 from serving.engine import vllm_app, vllm_engine
 from serving.engine.engine_args import namespace
 from serving.errors import EngineError, EngineOverloaded, RequestTimeout
-from serving.health import Health
-from serving.routers.context import Context
-from tests.conftest import client_of
+from tests.conftest import client_of, context_of
 from tests.fakes import FakeEngine
 
 pytestmark = pytest.mark.vllm
@@ -37,7 +34,7 @@ def app_that_refuses(error: Exception) -> FastAPI:
     args = namespace({"model": "m"})
     state = State({"args": args, "openai_serving_completion": SimpleNamespace(create_completion=create_completion)})
     return create_app(
-        Context("test", DefaultHandler(engine), Health(engine)),
+        context_of(engine),
         ServerSettings(),
         attach=lambda app: vllm_app.attach(app, state, ("generate",), None),
     )

@@ -11,13 +11,11 @@ from fastapi import FastAPI
 from starlette.datastructures import State
 from vllm.entrypoints.launchers.app import build_app
 
-from handlers.default import DefaultHandler
 from serving.app import ROUTERS, create_app
 from serving.config.options import ServerSettings
 from serving.engine import vllm_app
 from serving.engine.engine_args import namespace
-from serving.health import Health
-from serving.routers.context import Context
+from tests.conftest import context_of
 from tests.fakes import FakeEngine
 
 pytestmark = pytest.mark.vllm
@@ -41,7 +39,7 @@ def served(args: Namespace, tasks: tuple[str, ...]) -> FastAPI:
     engine = FakeEngine()
     state = State({"args": args})
     return create_app(
-        Context("test", DefaultHandler(engine), Health(engine)),
+        context_of(engine),
         ServerSettings(),
         attach=lambda app: vllm_app.attach(app, state, tasks, None),
         **vllm_app.fastapi_options(args),

@@ -32,27 +32,27 @@ class TestWhole:
     """Answers that are not streamed."""
 
     def test_text_alone(self) -> None:
-        body = LmiFormatter().whole(request(), [chunk('é"\n', Token(1, "x", -1.0), finish_reason="stop")])
+        body = LmiFormatter().whole(request(), [[chunk('é"\n', Token(1, "x", -1.0), finish_reason="stop")]])
         assert body == '{"generated_text": "é\\"\\n"}\n'.encode()
 
     def test_full_text_starts_with_the_prompt(self) -> None:
-        body = LmiFormatter().whole(request(return_full_text=True), [chunk(" you", finish_reason="stop")])
+        body = LmiFormatter().whole(request(return_full_text=True), [[chunk(" you", finish_reason="stop")]])
         assert json.loads(body) == {"generated_text": "hi you"}
 
     def test_full_text_of_a_token_prompt_is_the_answer(self) -> None:
-        body = LmiFormatter().whole(request([1, 2], return_full_text=True), [chunk(" you", finish_reason="stop")])
+        body = LmiFormatter().whole(request([1, 2], return_full_text=True), [[chunk(" you", finish_reason="stop")]])
         assert json.loads(body) == {"generated_text": " you"}
 
     def test_batch_is_a_list_in_order(self) -> None:
         batch = LmiRequest([GenerationRequest(text, {}) for text in "ab"], is_batch=True, return_full_text=True)
-        assert LmiFormatter().whole(batch, [chunk("1"), chunk("2")]) == (
+        assert LmiFormatter().whole(batch, [[chunk("1")], [chunk("2")]]) == (
             b'[{"generated_text": "a1"}, {"generated_text": "b2"}]\n'
         )
 
     def test_details(self) -> None:
         tokens = [Token(7, "a", -0.5), Token(8, "", float("-inf"))]
         answer = chunk("a", *tokens, finish_reason="length", prompt_tokens=[Token(3, "h", None), Token(4, "i", -2.0)])
-        body = LmiFormatter().whole(request(details=True, seed=5), [answer])
+        body = LmiFormatter().whole(request(details=True, seed=5), [[answer]])
         assert json.loads(body) == {
             "generated_text": "a",
             "details": {
@@ -67,7 +67,7 @@ class TestWhole:
 
     def test_top_tokens(self) -> None:
         answer = chunk("a", Token(7, "a", -0.5), top_tokens=[[Token(7, "a", -0.5), Token(9, "b", -1.5)]])
-        body = LmiFormatter().whole(request(details=True, top_n_tokens=2), [answer])
+        body = LmiFormatter().whole(request(details=True, top_n_tokens=2), [[answer]])
         assert json.loads(body)["details"]["top_tokens"] == [
             [{"id": 7, "text": "a", "logprob": -0.5}, {"id": 9, "text": "b", "logprob": -1.5}]
         ]
@@ -85,7 +85,7 @@ class TestWhole:
     )
     def test_why_it_ended(self, finish_reason: str, stop_reason: str | int | None, word: str) -> None:
         answer = chunk("a", finish_reason=finish_reason, stop_reason=stop_reason)
-        details = json.loads(LmiFormatter().whole(request(details=True), [answer]))["details"]
+        details = json.loads(LmiFormatter().whole(request(details=True), [[answer]]))["details"]
         assert (details["finish_reason"], details["stop_reason"]) == (word, stop_reason)
 
 

@@ -17,7 +17,7 @@ def request(**shown: object) -> LmiRequest:
 
 
 def whole(asked: LmiRequest, chunk: GenerationChunk) -> dict[str, object]:
-    data = RollingBatchFormatter().whole(asked, [chunk])
+    data = RollingBatchFormatter().whole(asked, [[chunk]])
     assert not data.endswith(b"\n")
     answer: dict[str, object] = json.loads(data)
     return answer
@@ -25,7 +25,7 @@ def whole(asked: LmiRequest, chunk: GenerationChunk) -> dict[str, object]:
 
 def test_text_alone() -> None:
     chunk = GenerationChunk(0, "ä", [], 1, "length")
-    assert RollingBatchFormatter().whole(request(), [chunk]) == '{"generated_text": "ä"}'.encode()
+    assert RollingBatchFormatter().whole(request(), [[chunk]]) == '{"generated_text": "ä"}'.encode()
     assert whole(request(return_full_text=True), chunk) == {"generated_text": "pä"}
 
 

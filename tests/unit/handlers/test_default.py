@@ -13,6 +13,7 @@ from handlers.base import InferenceRequest, InferenceResponse
 from handlers.default import DefaultHandler
 from serving.errors import AdapterNotFound, EngineDead, PayloadError
 from serving.schemas.generation import GenerationChunk, GenerationRequest
+from serving.schemas.output import Defaults
 from tests.fakes import FakeEngine
 
 pytestmark = pytest.mark.pure
@@ -21,7 +22,7 @@ HEADER = "x-amzn-sagemaker-adapter-identifier"
 
 def handle(engine: FakeEngine, payload: dict[str, Any], **headers: str) -> Any:
     """The coroutine that answers this payload."""
-    return DefaultHandler(engine).handle(InferenceRequest(json.dumps(payload).encode(), headers, "id-1"))
+    return DefaultHandler(engine, Defaults()).handle(InferenceRequest(json.dumps(payload).encode(), headers, "id-1"))
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,15 @@ from serving.errors import PayloadError
 from serving.schemas import dispatch
 from serving.schemas.generation import LmiRequest, OpenAIRequest
 from serving.schemas.lmi import parse
+from serving.schemas.output import Defaults
 
 pytestmark = pytest.mark.pure
+ASYNC = Defaults()
 
 
 def parsed(parameters: dict[str, Any], **payload: Any) -> LmiRequest:
     """The request of a payload with one prompt and these parameters."""
-    return parse({"inputs": "hello", "parameters": parameters} | payload)
+    return parse({"inputs": "hello", "parameters": parameters} | payload, ASYNC)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +45,16 @@ def parsed(parameters: dict[str, Any], **payload: Any) -> LmiRequest:
          {"max_tokens": 30, "structured_outputs": {"json": {"type": "object"}, "whitespace_pattern": " "}}),
         ({"structured_outputs": {"regex": "a+"}}, {"max_tokens": 30, "structured_outputs": {"regex": "a+"}}),
         ({"best_of": 1, "num_beams": 1, "use_beam_search": False}, {"max_tokens": 30}),
+        ({"best_of": 3}, {"max_tokens": 30, "n": 3, "logprobs": 0}),
+        ({"best_of": 3, "do_sample": False}, {"max_tokens": 30, "temperature": 0.0}),
+        ({"best_of": 2, "n": 2}, {"max_tokens": 30, "n": 2, "logprobs": 0}),
+        ({"n": 2, "details": True}, {"max_tokens": 30, "n": 2, "logprobs": 0}),
+        ({"num_beams": 2, "length_penalty": 0.5, "early_stopping": True},
+         {"max_tokens": 30, "n": 2, "use_beam_search": True, "temperature": 0.0, "length_penalty": 0.5}),
+        ({"use_beam_search": True, "n": 3, "temperature": 0.7},
+         {"max_tokens": 30, "n": 3, "use_beam_search": True, "temperature": 0.0}),
+        ({"length_penalty": 0.5}, {"max_tokens": 30}),
+        ({"max_new_tokens": 0, "return_full_text": True}, {"max_tokens": 1}),
         ({"details": True}, {"max_tokens": 30, "logprobs": 1}),
         ({"details": True, "logprobs": 3}, {"max_tokens": 30, "logprobs": 3}),
         ({"details": True, "top_n_tokens": 4}, {"max_tokens": 30, "logprobs": 4}),
@@ -109,7 +121,7 @@ def test_stream(top_level: dict[str, Any], parameters: dict[str, Any], stream: b
     ],
 )
 def test_prompts(inputs: object, prompts: list[object], is_batch: bool) -> None:
-    request = parse({"inputs": inputs})
+    request = parse({"inputs": inputs}, ASYNC)
     assert [generation.prompt for generation in request.generations] == prompts
     assert request.is_batch is is_batch
 
@@ -123,7 +135,7 @@ def test_prompts(inputs: object, prompts: list[object], is_batch: bool) -> None:
     ],
 )
 def test_model(payload: dict[str, Any], model: str | None) -> None:
-    assert parse({"inputs": "hi"} | payload).generations[0].model == model
+    assert parse({"inputs": "hi"} | payload, ASYNC).generations[0].model == model
 
 
 def test_prompt_among_the_parameters_wins() -> None:
@@ -151,10 +163,10 @@ def test_prompt_among_the_parameters_wins() -> None:
         ({"parameters": {"max_new_tokens": 0}}, "max_new_tokens must be at least 1, got 0"),
         ({"parameters": {"top_n_tokens": -1}}, "top_n_tokens must be a whole number from 0, got -1"),
         ({"parameters": {"top_n_tokens": True}}, "top_n_tokens must be a whole number from 0, got True"),
-        ({"parameters": {"best_of": 2}}, "best_of must be 1; more candidates are not supported"),
-        ({"parameters": {"num_beams": 2}}, "num_beams must be 1; more candidates are not supported"),
-        ({"parameters": {"use_beam_search": True}},
-         "use_beam_search must be false; beam search needs a `prompt` payload"),
+        ({"stream": True, "parameters": {"best_of": 2}}, "best_of is only supported without streaming"),
+        ({"stream": True, "parameters": {"num_beams": 2}}, "beam search is only supported without streaming"),
+        ({"stream": True, "parameters": {"use_beam_search": True}}, "beam search is only supported without streaming"),
+        ({"parameters": {"best_of": "2"}}, "best_of must be a whole number from 0, got '2'"),
         ({"parameters": {"stop_sequences": [1]}}, "stop_sequences must be a list of strings, got [1]"),
         ({"parameters": {"stop": 1, "stop_sequences": ["a"]}}, "stop must be a list of strings, got 1"),
         ({"parameters": {"guided_regex": "a", "structured_outputs": {}}},
@@ -163,7 +175,7 @@ def test_prompt_among_the_parameters_wins() -> None:
 )  # fmt: skip
 def test_payload_that_is_refused(payload: dict[str, Any], message: str) -> None:
     with pytest.raises(PayloadError) as raised:
-        parse({"inputs": "hi"} | payload)
+        parse({"inputs": "hi"} | payload, ASYNC)
     assert str(raised.value) == f"Input parsing failed: {message}"
 
 
@@ -175,14 +187,14 @@ def test_payload_that_is_refused(payload: dict[str, Any], message: str) -> None:
     ],
 )
 def test_openai_bodies_are_left_to_vllm(payload: dict[str, Any], kind: str) -> None:
-    assert dispatch.parse(payload, dispatch.ASYNC) == OpenAIRequest(kind, payload)
+    assert dispatch.parse(payload, ASYNC) == OpenAIRequest(kind, payload)
 
 
 def test_inputs_come_before_messages() -> None:
-    assert isinstance(dispatch.parse({"messages": [], "inputs": "a"}, dispatch.ASYNC), LmiRequest)
+    assert isinstance(dispatch.parse({"messages": [], "inputs": "a"}, ASYNC), LmiRequest)
 
 
 def test_payload_without_a_known_key() -> None:
     with pytest.raises(PayloadError) as raised:
-        dispatch.parse({"text": "a"}, dispatch.ASYNC)
+        dispatch.parse({"text": "a"}, ASYNC)
     assert str(raised.value) == "Input parsing failed: invalid payload. must contain prompt, inputs, or messages"

@@ -8,13 +8,15 @@ import pytest
 from serving.errors import PayloadError
 from serving.schemas import rolling_batch
 from serving.schemas.generation import LmiRequest
+from serving.schemas.output import Defaults
 
 pytestmark = pytest.mark.pure
+BATCH = Defaults("rolling_batch")
 
 
 def parsed(parameters: dict[str, Any], **payload: Any) -> LmiRequest:
     """The request of a payload with one prompt and these parameters."""
-    return rolling_batch.parse({"inputs": "hello", "parameters": parameters} | payload)
+    return rolling_batch.parse({"inputs": "hello", "parameters": parameters} | payload, BATCH)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +82,9 @@ def test_seed_of_the_server() -> None:
         ({"seed": "abc"}, "seed must be a whole number, got 'abc'"),
         ({"seed": float("inf")}, "seed must be a whole number, got inf"),
         ({"stop_sequences": [1]}, "stop_sequences must be a list of strings, got [1]"),
-        ({"num_beams": 2}, "num_beams must be 1"),
+        ({"num_beams": 2, "stream": True}, "beam search is only supported without streaming"),
+        ({"best_of": 2, "do_sample": True, "stream": True}, "best_of is only supported without streaming"),
+        ({"n": 2, "stream": True}, "n above 1 is only supported without streaming"),
     ],
 )
 def test_refusal(parameters: dict[str, Any], text: str) -> None:
@@ -92,12 +96,12 @@ def test_refusal(parameters: dict[str, Any], text: str) -> None:
 @pytest.mark.parametrize("inputs", ["", None, 5, ["a"], {"a": 1}, "\ud800"])
 def test_inputs(inputs: Any) -> None:
     with pytest.raises(PayloadError, match=r"^Input parsing failed: inputs "):
-        rolling_batch.parse({"inputs": inputs})
+        rolling_batch.parse({"inputs": inputs}, BATCH)
 
 
 @pytest.mark.parametrize("payload", [{"stream": True}, {"parameters": {"stream": True}}, {"stream": "true"}])
 def test_stream(payload: dict[str, Any]) -> None:
-    request = rolling_batch.parse({"inputs": "a"} | payload)
+    request = rolling_batch.parse({"inputs": "a"} | payload, BATCH)
     assert request.stream
     assert request.generations[0].fields["logprobs"] == 1
 

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TGI's answers: one object (in a list on `/`), or one server-sent event per token, without `[DONE]`."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from serving.formatters.base import EVENTS, JSON, Framing, finish_word, finite, pieces
+from serving.schemas.generation import GenerationChunk, LmiRequest, Token
+
+_NO_TOKEN = Token(-1, "", None)
+"""In the last event of a stream that ended between two tokens, as an aborted one does."""
+
+
+class TgiFormatter:
+    """The answers of `/generate` and `/generate_stream`, and with `in_list` those of `/`."""
+
+    media_type = JSON
+    stream_media_type = EVENTS
+    framing: Framing = "tgi"
+
+    def __init__(self, in_list: bool = False):
+        self._in_list = in_list
+
+    def whole(self, request: LmiRequest, answers: Sequence[Sequence[GenerationChunk]]) -> bytes:
+        """The best sequence; the others stand in its details."""
+        (sequences,) = answers
+        best, *others = [_sequence(request, chunk) for chunk in sequences]
+        if others and request.details:
+            best["details"]["best_of_sequences"] = [
+                {"generated_text": one["generated_text"], **one["details"]} for one in others
+            ]
+        return json.dumps([best] if self._in_list else best, ensure_ascii=False).encode()
+
+    def stream(self, request: LmiRequest) -> "TgiStream":
+        """A formatter for one stream."""
+        return TgiStream(request)
+
+
+class TgiStream:
+    """One stream of token events; keeps the text for the last one."""
+
+    def __init__(self, request: LmiRequest):
+        self._request = request
+        self._texts: list[str] = []
+        self._num_tokens = 0
+
+    def step(self, chunk: GenerationChunk) -> bytes:
+        """One event per new token; the last one carries the whole text and the details."""
+        self._texts.append(chunk.text)
+        tokens = chunk.tokens or ([_NO_TOKEN] if chunk.finish_reason is not None else [])
+        events = []
+        for position, token in enumerate(_tokens(chunk.text, tokens)):
+            self._num_tokens += token["id"] >= 0
+            event: dict[str, Any] = {"index": self._num_tokens, "token": token}
+            if self._request.top_n_tokens:
+                event["top_tokens"] = [_token(one, one.text) for one in chunk.top_tokens[position]]
+            event |= {"generated_text": None, "details": None}
+            if position == len(tokens) - 1 and chunk.finish_reason is not None:
+                event |= {"generated_text": "".join(self._texts), "details": self._details(chunk)}
+            events.append(b"data:" + json.dumps(event, ensure_ascii=False).encode() + b"\n\n")
+        return b"".join(events)
+
+    def _details(self, chunk: GenerationChunk) -> dict[str, Any]:
+        return {
+            "finish_reason": finish_word(chunk),
+            "generated_tokens": self._num_tokens,
+            "input_length": chunk.num_prompt_tokens,
+            "seed": self._request.seed,
+        }
+
+
+def _sequence(request: LmiRequest, chunk: GenerationChunk) -> dict[str, Any]:
+    prompt = request.generations[0].prompt
+    answer: dict[str, Any] = {"generated_text": f"{prompt}{chunk.text}" if request.return_full_text else chunk.text}
+    if request.details:
+        answer["details"] = {
+            "finish_reason": finish_word(chunk),
+            "generated_tokens": chunk.num_tokens,
+            "seed": request.seed,
+            "prefill": [
+                {"id": token.id, "text": token.text, "logprob": finite(token.logprob)} for token in chunk.prompt_tokens
+            ],
+            "tokens": _tokens(chunk.text, chunk.tokens),
+        }
+        if request.top_n_tokens:
+            answer["details"]["top_tokens"] = [[_token(one, one.text) for one in step] for step in chunk.top_tokens]
+    return answer
+
+
+def _tokens(text: str, tokens: Sequence[Token]) -> list[dict[str, Any]]:
+    """The tokens; the texts of those that are not special join to `text`."""
+    plain = [token for token in tokens if not token.is_special]
+    texts = iter(pieces(text, plain))
+    return [_token(token, token.text if token.is_special else next(texts)) for token in tokens]
+
+
+def _token(token: Token, text: str) -> dict[str, Any]:
+    return {"id": token.id, "text": text, "logprob": finite(token.logprob), "special": token.is_special}
