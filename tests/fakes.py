@@ -36,6 +36,15 @@ ANSWERS: Mapping[str, list[Token]] = {
 }
 
 
+SAMPLED: Sequence[Sequence[Token]] = (
+    (Token(374, "op", -1.0), Token(482, " y", -1.0)),
+    (Token(103, "", -2.0), Token(94, "|", -2.0)),
+)
+"""What several choices come to; the first one is the most likely."""
+SECOND = Token(257, "", -5.36)
+END = Token(EOS, "</s>", -6.04, is_special=True)
+
+
 class FakeEngine:
     """Answers from the script; counts what is in flight; can be told to be slow, to fail or to be dead.
 
@@ -76,37 +85,54 @@ class FakeEngine:
         raise PayloadError("the scripted engine answers LMI payloads only")
 
     def _chunks(self, request: GenerationRequest) -> list[GenerationChunk]:
-        assert isinstance(request.prompt, str)
         fields = request.fields
-        script = ANSWERS.get(request.prompt, ANSWERS["hello world"])
-        tokens = [script[number % len(script)] for number in range(int(fields["max_tokens"]))]
+        count = int(fields["max_tokens"])
+        if fields.get("n", 1) == 1:
+            return self._choice(request, 0, self._script(request, count))
+        choices = [self._choice(request, index, SAMPLED[index % 2][:count]) for index in range(fields["n"])]
+        return [chunk for step in zip(*choices, strict=True) for chunk in step]
+
+    def _script(self, request: GenerationRequest, count: int) -> list[Token]:
+        if request.fields.get("allowed_token_ids") == [EOS]:
+            return [END]
+        script = ANSWERS.get(str(request.prompt), ANSWERS["hello world"])
+        return [script[number % len(script)] for number in range(count)]
+
+    def _choice(self, request: GenerationRequest, index: int, tokens: Sequence[Token]) -> list[GenerationChunk]:
+        """The chunks of one choice."""
+        fields = request.fields
         stops = [fields["stop"]] if isinstance(fields.get("stop"), str) else fields.get("stop", [])
         reason: str | int | None = None
-        text = ""
+        finish, text = "length", ""
         kept: list[Token] = []
         for token in tokens:
             kept.append(token)
+            if token.is_special:
+                finish = "stop"
+                break
             text += token.text
             if found := next((stop for stop in stops if stop in text), None):
-                reason, text = found, text[: text.index(found)]
+                end = len(found) if fields.get("include_stop_str_in_output") else 0
+                finish, reason, text = "stop", found, text[: text.index(found) + end]
                 break
             if token.id in fields.get("stop_token_ids", []):
-                reason, text = token.id, text[: -len(token.text)]
+                finish, reason, text = "stop", token.id, text[: -len(token.text)]
                 break
-        finish = "length" if reason is None else "stop"
         shown = kept if fields.get("logprobs") is not None else []
-        prompt = PROMPTS.get(request.prompt, [Token(0, request.prompt, None)])
+        prompt = PROMPTS.get(str(request.prompt), [Token(0, str(request.prompt), None)])
         size = self.tokens_per_step if request.stream else len(kept)
         chunks, written = [], 0
         for start in range(0, len(kept), size):
             part = kept[start : start + size]
             is_last = start + size >= len(kept)
             so_far = text if is_last else "".join(token.text for token in kept[: start + size])[: len(text)]
-            chunk = GenerationChunk(0, so_far[written:], shown[start : start + size], len(part))
+            chunk = GenerationChunk(index, so_far[written:], shown[start : start + size], len(part))
             chunk.num_prompt_tokens = len(prompt)
+            chunk.top_tokens = [[token, SECOND] for token in chunk.tokens] if request.num_top_tokens else []
             written = len(so_far)
             if is_last:
                 chunk.finish_reason, chunk.stop_reason = finish, reason
                 chunk.prompt_tokens = prompt if fields.get("prompt_logprobs") else []
+                chunk.cumulative_logprob = sum(token.logprob or 0 for token in kept)
             chunks.append(chunk)
         return chunks

@@ -43,27 +43,27 @@ def chunk(output: Any, choice: Any, num_top_tokens: int, vocabulary: Vocabulary)
     if choice.logprobs:
         # A beam that ended with the end token has a log-probability for it, too.
         for token_id, ranked in zip(choice.token_ids, choice.logprobs, strict=False):
-            token = _token(token_id, ranked)
-            token.is_special = token_id in vocabulary.special_ids
-            made.tokens.append(token)
+            made.tokens.append(_token(token_id, ranked, vocabulary))
             if num_top_tokens:
-                made.top_tokens.append(_top(token_id, ranked, num_top_tokens))
+                made.top_tokens.append(_top(token_id, ranked, num_top_tokens, vocabulary))
     if output.prompt_logprobs and output.prompt_token_ids:
         pairs = zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
-        made.prompt_tokens = [_token(token_id, ranked) for token_id, ranked in pairs]
-        made.prompt_tokens[0].text = vocabulary.decode(output.prompt_token_ids[:1])
+        made.prompt_tokens = [_token(token_id, ranked, vocabulary) for token_id, ranked in pairs]
     return made
 
 
-def _top(chosen: int, ranked: Mapping[int, Any], count: int) -> list[Token]:
+def _top(chosen: int, ranked: Mapping[int, Any], count: int, vocabulary: Vocabulary) -> list[Token]:
     """The chosen token first, then the `count` most likely ones without it."""
     best = sorted(ranked, key=lambda token_id: ranked[token_id].logprob, reverse=True)[:count]
-    return [_token(token_id, ranked) for token_id in (chosen, *(other for other in best if other != chosen))]
+    return [
+        _token(token_id, ranked, vocabulary) for token_id in (chosen, *(other for other in best if other != chosen))
+    ]
 
 
-def _token(token_id: int, ranked: Mapping[int, Any] | None) -> Token:
-    """The token with what vLLM knows of it; the first prompt token has no log-probability."""
-    if ranked is None:
-        return Token(token_id, "", None)
-    known = ranked[token_id]
-    return Token(token_id, known.decoded_token or "", known.logprob)
+def _token(token_id: int, ranked: Mapping[int, Any] | None, vocabulary: Vocabulary) -> Token:
+    """The token with what vLLM knows of it: no log-probability for the first prompt token, no text in beam search."""
+    known = ranked[token_id] if ranked is not None else None
+    text = known.decoded_token if known is not None else None
+    if text is None:
+        text = vocabulary.decode([token_id])
+    return Token(token_id, text, known.logprob if known is not None else None, token_id in vocabulary.special_ids)

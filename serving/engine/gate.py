@@ -6,6 +6,7 @@ nowhere else: what is in flight, how much of that is taken on, and how long an o
 """
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable
 from http import HTTPStatus
 from typing import Any
@@ -15,6 +16,7 @@ from serving.config.limits import Limits
 
 _SWEEP_S = 0.25
 """How often outputs are looked for that are late; no timer is made per output."""
+_NONE = Limits(num_in_flight=0, first_output_s=math.inf, gap_s=math.inf, start_s=math.inf)
 
 
 class EngineGate:
@@ -23,15 +25,17 @@ class EngineGate:
     Args:
         client: vLLM's engine client.
         model_name: the endpoint's name, for the refusal.
-        limits: what is taken on, and how long is waited.
         refusal: makes the exception that all routes understand, from a sentence and a status.
+
+    Attributes:
+        limits: what is taken on, and how long is waited; None, for no limits, until the server is started.
     """
 
-    def __init__(self, client: Any, model_name: str, limits: Limits, refusal: Callable[[str, HTTPStatus], Exception]):
+    def __init__(self, client: Any, model_name: str, refusal: Callable[[str, HTTPStatus], Exception]):
         self._client = client
         self._model_name = model_name
-        self._limits = limits
         self._refusal = refusal
+        self.limits: Limits | None = None
         self._streams: WeakSet[Outputs] = WeakSet()
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -56,10 +60,10 @@ class EngineGate:
         return self._admitted(self._client.encode(*args, **kwargs))
 
     def _admitted(self, outputs: AsyncGenerator[Any]) -> "Outputs":
-        if len(self._streams) >= self._limits.num_in_flight:
+        if self.limits is not None and len(self._streams) >= self.limits.num_in_flight:
             text = f"Worker queue capacity exceeded for model: {self._model_name}"
             raise self._refusal(text, HTTPStatus.SERVICE_UNAVAILABLE)
-        stream = Outputs(outputs, self._limits, self._refusal, self._streams.discard)
+        stream = Outputs(outputs, self.limits or _NONE, self._refusal, self._streams.discard)
         self._streams.add(stream)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)

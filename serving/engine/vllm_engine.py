@@ -29,6 +29,7 @@ from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMServerError
 from vllm.outputs import RequestOutput
+from vllm.sampling_params import BeamSearchParams, SamplingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -98,7 +99,7 @@ class VllmEngine:
             self._client = self._launch()
             await self._client.reset_mm_cache()
             self.tasks = tuple(await self._client.get_supported_tasks())
-            self.gate = EngineGate(self._client, self._model_name, self._limits, GracefulHTTPError)
+            self.gate = EngineGate(self._client, self._model_name, GracefulHTTPError)
             self.state = await vllm_app.build_state(self.gate, self._args, self.tasks)
             for name, path in self._adapters.items():
                 await self._load_adapter(name, path)
@@ -106,6 +107,8 @@ class VllmEngine:
                 tokenizer = self._client.get_tokenizer()
                 self._vocabulary = Vocabulary(frozenset(tokenizer.all_special_ids), tokenizer.decode)
                 await self._warm_up()
+            # From here on: the first request compiles a helper, which no client should have to be quick for.
+            self.gate.limits = self._limits
         except Exception as error:
             logger.debug("engine start failed", exc_info=True)
             text = _one_line(self._root_cause(error))
@@ -181,26 +184,15 @@ class VllmEngine:
         if serving is None:
             raise PayloadError("this model does not generate text")
         limit = self._client.model_config.max_model_len
-        fields = {**request.fields, "prompt": request.prompt, "model": request.model, "stream": request.stream}
-        body = CompletionRequest.model_validate(fields)
-        # LMI's clients send very large values to mean "as much as fits".
-        body.max_tokens = min(body.max_tokens or 0, limit)
+        body = completion_request(request, limit)
         inputs = _refuse(await serving.render_completion_request(body))
         defaults = serving.default_sampling_params if request.use_generation_config else {}
-        num_tokens = get_max_tokens(
-            limit,
-            body.max_tokens,
-            serving._extract_prompt_len(inputs[0]),
-            defaults,
-            serving.override_max_tokens,
-            truncate_prompt_tokens=body.truncate_prompt_tokens,
-        )
+        num_prompt_tokens = serving._extract_prompt_len(inputs[0])
+        params = engine_parameters(body, defaults, limit, num_prompt_tokens, serving.override_max_tokens)
         request_id = f"lmi-{request.request_id or 'internal'}-{next(self._ids)}"
         lora_request = serving._maybe_get_adapters(body)
-        if body.use_beam_search:
-            beams = body.to_beam_search_params(num_tokens, defaults)
-            return self._within_limit(serving.beam_search(inputs[0], request_id, beams, lora_request))
-        params = body.to_sampling_params(num_tokens, defaults)
+        if isinstance(params, BeamSearchParams):
+            return self._within_limit(serving.beam_search(inputs[0], request_id, params, lora_request))
         return self.gate.generate(inputs[0], params, request_id, lora_request=lora_request, priority=body.priority)
 
     async def _within_limit(self, outputs: AsyncGenerator[RequestOutput]) -> AsyncGenerator[RequestOutput]:
@@ -252,6 +244,47 @@ class VllmEngine:
             logger.info("no warm-up: %s", error)
             return
         logger.info("warmed up in %.1f s", time.monotonic() - began)
+
+
+def completion_request(request: GenerationRequest, limit: int) -> CompletionRequest:
+    """vLLM's request for ours, validated. `limit`, the model's context in tokens, caps how much is generated.
+
+    Raises:
+        ValidationError: pydantic's, a field has the wrong type.
+    """
+    fields = {**request.fields, "prompt": request.prompt, "model": request.model, "stream": request.stream}
+    body = CompletionRequest.model_validate(fields)
+    # LMI's clients send very large values to mean "as much as fits".
+    body.max_tokens = min(body.max_tokens or 0, limit)
+    return body
+
+
+def engine_parameters(
+    body: CompletionRequest, defaults: dict[str, Any], limit: int, num_prompt_tokens: int, cap: int | None
+) -> SamplingParams | BeamSearchParams:
+    """The engine's parameters for a request.
+
+    Args:
+        body: the request.
+        defaults: of the model's generation config, for what the request leaves open.
+        limit: the model's context, in tokens.
+        num_prompt_tokens: how much of it the prompt takes.
+        cap: the generation config's own limit to the answer, if it has one.
+
+    Raises:
+        VLLMClientError, ValueError: a value is out of range, or the prompt is too long.
+    """
+    num_tokens = get_max_tokens(
+        limit,
+        body.max_tokens,
+        num_prompt_tokens,
+        defaults,
+        cap,
+        truncate_prompt_tokens=body.truncate_prompt_tokens,
+    )
+    if body.use_beam_search:
+        return body.to_beam_search_params(num_tokens, defaults)
+    return body.to_sampling_params(num_tokens, defaults)
 
 
 async def _objects(events: AsyncGenerator[str]) -> AsyncGenerator[bytes]:

@@ -43,19 +43,23 @@ async def answer(handler: Handler, request: Request) -> Response:
 async def _first_byte(handler: Handler, request: InferenceRequest) -> Response:
     try:
         result = await handler.handle(request)
-        headers = dict(result.headers)
         if isinstance(result.body, bytes):
-            return Response(result.body, result.status, headers, result.media_type)
+            return Response(result.body, result.status, _headers(result))
         return await _Stream.opened(result, request.request_id)
     except Exception as error:
         raise _ours(error, request.request_id) from error
+
+
+def _headers(result: InferenceResponse) -> dict[str, str]:
+    """The answer's headers; the content type exactly as the format says it, without a charset of Starlette's."""
+    return {**result.headers, "content-type": result.media_type}
 
 
 class _Stream(Response):
     """An answer whose body is a generator with its first item already pulled."""
 
     def __init__(self, result: InferenceResponse, body: AsyncGenerator[bytes], first: bytes, request_id: str):
-        super().__init__(None, result.status, dict(result.headers), result.media_type)
+        super().__init__(None, result.status, _headers(result))
         del self.headers["content-length"]
         self._items = body
         self._first = first

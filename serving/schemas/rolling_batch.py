@@ -58,8 +58,8 @@ def parse(payload: dict[str, Any], defaults: Defaults) -> LmiRequest:
     fields, num_sequences = _fields(given, stream)
     if stream and number(fields.get("n"), 1) > 1:
         raise PayloadError("Input parsing failed: n above 1 is only supported without streaming")
-    if details or stream:
-        fields.setdefault("logprobs", max(1, top_n_tokens))
+    if (details or stream) and fields.get("logprobs") is None:
+        fields["logprobs"] = max(1, top_n_tokens)
     if show_prompt:
         fields["prompt_logprobs"] = 1
     request = GenerationRequest(

@@ -46,5 +46,5 @@ def _value(name: str, values: dict[str, str]) -> str:
     kind, _, rest = name.partition(":")
     if kind == "answer":
         adapter, _, question = rest.partition(":")
-        return demo.answers(adapter)[question]
+        return demo.answers(adapter or None)[question]
     return values[name]

@@ -47,6 +47,8 @@ def assert_response(response: httpx.Response, expect: dict[str, Any]) -> None:
         assert response.text == expect["body"]
     if "lines" in expect:
         _assert_lines(response.text, expect["lines"])
+    if "events" in expect:
+        _assert_events(response.text, expect["events"])
 
 
 def _assert_lines(text: str, expect: dict[str, Any]) -> None:
@@ -65,6 +67,24 @@ def _assert_lines(text: str, expect: dict[str, Any]) -> None:
     if "blank" in expect:
         assert text.endswith("\n" * (expect["blank"] + 1)), repr(text[-20:])
         assert not text.endswith("\n" * (expect["blank"] + 2)), repr(text[-20:])
+
+
+def _assert_events(text: str, expect: list[Any] | dict[str, Any]) -> None:
+    """The data of every server-sent event, in order, `[DONE]` as it is; or `first`, `last` and the `content` of a chat.
+
+    The latter because an engine that is ahead of its client puts several tokens into one event.
+    """
+    assert text.endswith("\n\n"), repr(text[-20:])
+    events = [event.removeprefix("data:").strip() for event in text.removesuffix("\n\n").split("\n\n")]
+    found = [event if event == "[DONE]" else json.loads(event) for event in events]
+    if isinstance(expect, list):
+        assert_matches(found, expect, "events")
+        return
+    assert found.pop() == "[DONE]"
+    assert_matches(found[0], expect["first"], "first event")
+    assert_matches(found[-1], expect["last"], "last event")
+    assert "".join(event["choices"][0]["delta"]["content"] for event in found) == expect["content"]
+    assert [event["choices"][0]["delta"].get("role") for event in found[1:]] == [None] * (len(found) - 1)
 
 
 def _assert_pattern(actual: Any, pattern: str, where: str) -> None:

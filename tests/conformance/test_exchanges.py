@@ -20,6 +20,7 @@ async def test_case(case: Case, engine: FakeEngine, record_property) -> None:
     record_property("case", (case.contract, case.id, bool(case.deviation)))
     engine.tokens_per_step = case.given.get("tokens_per_step", 1)
     mode = Mode(case.given.get("mode", "async"), "the case says so")
-    async with client_of(app_on(engine, resolve(engine, mode, LmiOptions(enable_lora=True)))) as client:
+    options = LmiOptions.model_validate({"enable_lora": True, **case.given.get("options", {})})
+    async with client_of(app_on(engine, resolve(engine, mode, options))) as client:
         await check(case, client, VALUES)
     assert engine.num_in_flight == 0

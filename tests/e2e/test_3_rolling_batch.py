@@ -34,7 +34,7 @@ def batch() -> Iterator[LmiProcess]:
 async def test_contract(case: Case, batch: LmiProcess, record_property) -> None:
     record_property("case", (case.contract, case.id, bool(case.deviation)))
     async with httpx.AsyncClient(base_url=batch.url, timeout=60) as client:
-        await check(case, client, {"model": "demo"})
+        await check(case, client, {"model": "demo", "long": "many words " * 3000})
 
 
 def test_start(batch: LmiProcess) -> None:

@@ -37,7 +37,9 @@ class Client:
 
 
 def gate(client: Client, num_in_flight: int = 10, first_output_s: float = 60, gap_s: float = 60) -> EngineGate:
-    return EngineGate(client, "m", Limits(num_in_flight, first_output_s, gap_s, 60), Refused)
+    opened = EngineGate(client, "m", Refused)
+    opened.limits = Limits(num_in_flight, first_output_s, gap_s, 60)
+    return opened
 
 
 async def test_counts_and_closes() -> None:
@@ -143,6 +145,11 @@ async def test_client_that_leaves_while_it_is_late() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_no_limits_while_starting() -> None:
+    opened = EngineGate(Client(0.4), "m", Refused)
+    assert [output async for output in opened.generate("x")] == ["x"]
 
 
 async def test_everything_else_is_the_clients() -> None:

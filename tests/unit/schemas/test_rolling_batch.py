@@ -45,7 +45,7 @@ def parsed(parameters: dict[str, Any], **payload: Any) -> LmiRequest:
         ({"decoder_input_details": True}, {"max_tokens": 30, "temperature": 0.0, "prompt_logprobs": 1}),
         ({"details": True}, {"max_tokens": 30, "temperature": 0.0, "logprobs": 1}),
         ({"details": True, "top_n_tokens": 3}, {"max_tokens": 30, "temperature": 0.0, "logprobs": 3}),
-        ({"details": True, "logprobs": None}, {"max_tokens": 30, "temperature": 0.0, "logprobs": None}),
+        ({"details": True, "logprobs": None}, {"max_tokens": 30, "temperature": 0.0, "logprobs": 1}),
         ({"truncate": 3, "watermark": True, "foo": 1, "adapters": "x"}, {"max_tokens": 30, "temperature": 0.0}),
     ],
 )
