@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from handlers.base import Handler
 from handlers.default import DefaultHandler
+from handlers.embedding import EmbeddingHandler
 from handlers.rolling_batch import RollingBatchHandler
 from handlers.tgi import TgiHandler
 from serving.config.mode import Mode
@@ -19,6 +20,8 @@ logger = logging.getLogger(__name__)
 def resolve(engine: Engine, mode: Mode, options: LmiOptions) -> Handler:
     """The handler for LMI's routes."""
     logger.info("handler: %s, because %s", mode.name, mode.reason)
+    if mode.name == "embedding":
+        return EmbeddingHandler(engine)
     defaults = Defaults(mode.name, options.output_formatter, options.tgi_compat, options.lmi_default_greedy)
     if mode.name == "rolling_batch":
         return RollingBatchHandler(engine, defaults, options.enable_lora, options.bedrock_compat)

@@ -172,7 +172,8 @@ def _announce(config: ResolvedConfig, sock: socket.socket, began: float) -> None
     """Says that the server is ready, with a command that shows it."""
     address = sock.getsockname()
     where = f"--unix-socket {address} http://localhost" if isinstance(address, str) else _url(config, *address[:2])
-    body = json.dumps({"inputs": "What is LoRA?", "parameters": {"max_new_tokens": 40}})
+    parameters = {} if config.mode.name == "embedding" else {"parameters": {"max_new_tokens": 40}}
+    body = json.dumps({"inputs": "What is LoRA?", **parameters})
     key = " -H 'authorization: Bearer YOUR_KEY'" if config.vllm_arguments.get("api_key") else ""
     print(
         f"lmi: model {config.model_name} is ready after {time.monotonic() - began:.1f} s. Try:\n"

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from serving.engine.base import ModelFacts
 from serving.errors import EngineDead, PayloadError, ServingError
-from serving.schemas.generation import GenerationChunk, GenerationRequest, OpenAIRequest, Token
+from serving.schemas.generation import EmbeddingRequest, GenerationChunk, GenerationRequest, OpenAIRequest, Token
 
 EOS = 1
 PROMPTS: Mapping[str, list[Token]] = {
@@ -80,6 +80,9 @@ class FakeEngine:
                 yield chunk
         finally:
             self.num_in_flight -= 1
+
+    async def embed(self, request: EmbeddingRequest) -> list[list[float]]:
+        return [[float(len(text)), 0.5] for text in request.inputs]
 
     async def openai(self, request: OpenAIRequest, headers: Mapping[str, str]) -> bytes | AsyncGenerator[bytes]:
         raise PayloadError("the scripted engine answers LMI payloads only")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chooses between LMI's two modes once, from the options that LMI chooses by. Called by `resolve.py`.
+"""Chooses LMI's mode once, from the options that LMI chooses by. Called by `resolve.py`.
 
-Both run on the same engine; they differ in payload defaults and answers. The first rule that fits decides.
+Async and rolling batch run on the same engine; they differ in payload defaults and answers. The first rule that fits
+decides.
 """
 
 from dataclasses import dataclass
@@ -10,21 +11,32 @@ from typing import Literal
 from serving.config.options import ASYNC_SERVICE, HUGGINGFACE, LmiOptions
 from serving.errors import ConfigError, Problem
 
+EMBEDDING_TASKS = ("text-embedding", "feature-extraction")
+
 
 @dataclass(frozen=True, slots=True)
 class Mode:
     """Which of LMI's modes answers, and why."""
 
-    name: Literal["async", "rolling_batch"]
+    name: Literal["async", "rolling_batch", "embedding"]
     reason: str
 
 
 def choose(options: LmiOptions, warnings: list[str]) -> Mode:
-    """The mode that `rolling_batch`, `async_mode` and `entryPoint` ask for.
+    """The mode that `rolling_batch`, `async_mode` and `entryPoint` ask for; a task that embeds has its own.
 
     Raises:
         ConfigError: they ask for both (`CONFLICT`).
     """
+    mode = _text_mode(options, warnings)
+    if options.task not in EMBEDDING_TASKS:
+        return mode
+    if mode.name == "rolling_batch":
+        warnings.append(f"{mode.reason} has no effect: task={options.task} has one mode")
+    return Mode("embedding", f"task={options.task}")
+
+
+def _text_mode(options: LmiOptions, warnings: list[str]) -> Mode:
     batch, entry_point = options.rolling_batch, options.entry_point
     wants_async = options.async_mode is True or entry_point == ASYNC_SERVICE
     if options.async_mode is False and batch in (None, "disable"):

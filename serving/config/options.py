@@ -210,6 +210,7 @@ class LmiOptions(_Table):
     )
     tgi_compat: Bool = Field(False, description="Rolling batch's answers with TGI's key names, in both modes.")
     bedrock_compat: Bool = Field(False, description="In rolling batch, payloads with `prompt` and `max_gen_len`.")
+    normalize: Bool = Field(True, description="Embeddings have length one.")
     lmi_default_greedy: Bool = Field(
         False, description="In async mode, payloads that do not speak of sampling are greedy."
     )

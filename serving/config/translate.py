@@ -40,6 +40,7 @@ def engine_arguments(
     return {
         **engine_values(lmi),
         **_task(lmi.task, passed, warnings),
+        **({} if lmi.normalize else {"pooler_config": {**passed.get("pooler_config", {}), "use_activation": False}}),
         "model": model,
         "quantization": _quantization(lmi, model, host, warnings),
         "tensor_parallel_size": devices.tensor_parallel_size(

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from serving.schemas.generation import GenerationChunk, GenerationRequest, OpenAIRequest
+from serving.schemas.generation import EmbeddingRequest, GenerationChunk, GenerationRequest, OpenAIRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +58,14 @@ class Engine(Protocol):
             PayloadError: a field, the prompt's length or the model name is refused.
             EngineError: the engine failed on this request.
             EngineDead: the engine process is gone.
+        """
+        ...
+
+    async def embed(self, request: EmbeddingRequest) -> list[list[float]]:
+        """One vector per input, in order.
+
+        Raises:
+            PayloadError, EngineError, EngineDead: as in `generate`.
         """
         ...
 

@@ -20,10 +20,12 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.datastructures import State
 from starlette.requests import Request
+from starlette.responses import Response
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import propagate_flash_late_interaction
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
@@ -49,13 +51,14 @@ from serving.errors import (
     Problem,
     RequestTimeout,
 )
-from serving.schemas.generation import GenerationChunk, GenerationRequest, OpenAIRequest
+from serving.schemas.generation import EmbeddingRequest, GenerationChunk, GenerationRequest, OpenAIRequest
 
 logger = logging.getLogger(__name__)
 
 _OPENAI = {
     "completion": (CompletionRequest, "openai_serving_completion", "create_completion"),
     "chat": (ChatCompletionRequest, "openai_serving_chat", "create_chat_completion"),
+    "embedding": (EmbeddingCompletionRequest, "serving_embedding", "__call__"),
 }
 _REFUSALS = {HTTPStatus.SERVICE_UNAVAILABLE: EngineOverloaded, HTTPStatus.GATEWAY_TIMEOUT: RequestTimeout}
 """Statuses that vLLM's `GracefulHTTPError` carries, the gate's included."""
@@ -165,11 +168,36 @@ class VllmEngine:
                             raise EngineError("the engine failed on this request")
                         yield chunk(output, choice, request.num_top_tokens, self._vocabulary)
 
+    async def embed(self, request: EmbeddingRequest) -> list[list[float]]:
+        """As `Engine.embed`."""
+        with _request_errors():
+            serving = getattr(self.state, "serving_embedding", None)
+            if serving is None:
+                raise PayloadError("this model does not embed texts")
+            names = [*serving.models.lora_requests, *(path.name for path in serving.models.base_model_paths)]
+            if request.model is not None and request.model not in names:
+                raise PayloadError(f"The model `{request.model}` does not exist.")
+            body = EmbeddingCompletionRequest(
+                input=list(request.inputs),
+                model=request.model,
+                truncate_prompt_tokens=request.truncate,
+                dimensions=request.dimensions,
+                use_activation=request.normalize,
+            )
+            processor = serving.get_io_processor(body)
+            context = await serving._init_ctx(processor, body)
+            await serving._preprocessing(processor, context)
+            await serving._prepare_generators(context)
+        with _vllm_errors():
+            await serving._collect_batch(context)
+            processor.post_process_online(context)
+        return [result.outputs.data.tolist() for result in context.final_res_batch]
+
     async def openai(self, request: OpenAIRequest, headers: Mapping[str, str]) -> bytes | AsyncGenerator[bytes]:
         """As `Engine.openai`."""
         model, serving_name, method = _OPENAI[request.kind]
         with _request_errors():
-            serving = getattr(self.state, serving_name)
+            serving = getattr(self.state, serving_name, None)
             if serving is None:
                 raise PayloadError(f"this model does not answer {request.kind} requests")
             body = model.model_validate(dict(request.body))
@@ -177,10 +205,12 @@ class VllmEngine:
             _refuse(answer)
         if isinstance(answer, AsyncGenerator):
             return _objects(answer)
+        if isinstance(answer, Response):
+            return bytes(answer.body)
         return bytes(answer.model_dump_json(), "utf-8")
 
     async def _submit(self, request: GenerationRequest) -> Outputs | AsyncGenerator[RequestOutput]:
-        serving = self.state.openai_serving_completion
+        serving = getattr(self.state, "openai_serving_completion", None)
         if serving is None:
             raise PayloadError("this model does not generate text")
         limit = self._client.model_config.max_model_len

@@ -39,8 +39,27 @@ class OpenAIRequest:
         body: the decoded JSON object.
     """
 
-    kind: Literal["completion", "chat"]
+    kind: Literal["completion", "chat", "embedding"]
     body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingRequest:
+    """Texts to turn into vectors.
+
+    Attributes:
+        inputs: texts or token ids, one vector each.
+        model: a served model name or an adapter's name; None for the base model.
+        normalize: vectors have length one; None leaves it to the server.
+        truncate: keep this many tokens of each input; -1 what the model takes; None refuses longer ones.
+        dimensions: length of the vectors, for models that were trained for several.
+    """
+
+    inputs: Sequence[str | list[int]]
+    model: str | None = None
+    normalize: bool | None = None
+    truncate: int | None = None
+    dimensions: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,10 @@ pytestmark = pytest.mark.pure
         ({"rolling_batch": "lmi-dist"}, "rolling_batch", "rolling_batch=lmi-dist", 1),
         ({"entryPoint": HUGGINGFACE}, "rolling_batch", f"entryPoint={HUGGINGFACE}", 0),
         ({"entryPoint": HUGGINGFACE, "async_mode": "true"}, "async", "async_mode=true", 1),
+        ({"task": "text-embedding"}, "embedding", "task=text-embedding", 0),
+        ({"task": "feature-extraction", "async_mode": "true"}, "embedding", "task=feature-extraction", 0),
+        ({"task": "text-embedding", "rolling_batch": "vllm"}, "embedding", "task=text-embedding", 1),
+        ({"task": "classify"}, "async", "nothing asks for another", 0),
     ],
 )
 def test_mode(given: dict[str, str], mode: str, reason: str, warnings: int) -> None:

@@ -35,10 +35,14 @@ def test_signature(function, parameters: list[str]) -> None:
 @pytest.mark.parametrize("kind", vllm_engine._OPENAI)
 def test_request_models(kind: str) -> None:
     model, serving, method = vllm_engine._OPENAI[kind]
-    body = {"prompt": "x"} if kind == "completion" else {"messages": [{"role": "user", "content": "x"}]}
-    assert model.model_validate(body).stream is False
-    assert serving.startswith("openai_serving_")
-    assert method.startswith("create_")
+    bodies = {
+        "completion": {"prompt": "x"},
+        "chat": {"messages": [{"role": "user", "content": "x"}]},
+        "embedding": {"input": "x"},
+    }
+    assert model.model_validate(bodies[kind])
+    assert "serving_" in serving
+    assert method.startswith(("create_", "__call__"))
 
 
 @pytest.mark.parametrize("name", ["generate", "encode", "abort", "shutdown", "errored", "reset_mm_cache", "add_lora"])
