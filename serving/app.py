@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The HTTP application: our routes, middlewares and error handlers. vLLM's are attached to it by `cli.py`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from importlib.metadata import version
 from typing import Any
@@ -23,6 +23,7 @@ def create_app(
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
     attach: Callable[[FastAPI], None] | None = None,
     api_keys: Sequence[str] = (),
+    upstream_paths: Collection[str] = (),
     **options: Any,
 ) -> FastAPI:
     """An app that answers our routes.
@@ -32,13 +33,16 @@ def create_app(
         settings: the server's own settings.
         lifespan: runs around the time the app serves.
         attach: puts further routes on the app, after ours and before the error handlers that speak for all.
+        upstream_paths: our routes that are left to those that `attach` brings.
         api_keys: one of these must come with every request but probes; none: the server is open.
         options: for FastAPI itself.
     """
     app = FastAPI(title="LMI Server", version=version("lmi-server"), lifespan=lifespan, **options)
     app.state.lmi = context
+    app.state.upstream_paths = frozenset(upstream_paths)
     for router in ROUTERS:
         app.include_router(router)
+    app.router.routes[:] = [route for route in app.routes if getattr(route, "path", None) not in upstream_paths]
     if attach is not None:
         attach(app)
     error_responses.register(app)

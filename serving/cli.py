@@ -153,6 +153,7 @@ async def _run(config: ResolvedConfig, args: Namespace, sock: socket.socket, sta
             config.server,
             lifespan=vllm_app.lifespan,
             api_keys=args.api_key or (),
+            upstream_paths=("/invocations",) if config.options.invocations_api == "openai" else (),
             attach=partial(vllm_app.attach, state=engine.state, tasks=engine.tasks, model_config=engine.model_config),
             **vllm_app.fastapi_options(args),
         )

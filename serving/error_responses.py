@@ -40,8 +40,10 @@ def route_path(scope: Scope) -> str:
 
 
 def is_upstream(scope: Scope) -> bool:
-    """The request belongs to a route family whose errors look as upstream's do."""
-    return route_path(scope).startswith(_UPSTREAM_PREFIXES)
+    """The request belongs to a route family whose errors look as upstream's do; the app may name further paths."""
+    path = route_path(scope)
+    further = getattr(scope["app"].state, "upstream_paths", ()) if "app" in scope else ()
+    return path.startswith(_UPSTREAM_PREFIXES) or path in further
 
 
 def unauthorized(scope: Scope) -> Response:

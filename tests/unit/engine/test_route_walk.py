@@ -15,7 +15,7 @@ from serving.app import ROUTERS, create_app
 from serving.config.options import ServerSettings
 from serving.engine import vllm_app
 from serving.engine.engine_args import namespace
-from tests.conftest import context_of
+from tests.conftest import client_of, context_of
 from tests.fakes import FakeEngine
 
 pytestmark = pytest.mark.vllm
@@ -44,6 +44,24 @@ def served(args: Namespace, tasks: tuple[str, ...]) -> FastAPI:
         attach=lambda app: vllm_app.attach(app, state, tasks, None),
         **vllm_app.fastapi_options(args),
     )
+
+
+async def test_invocations_of_upstream(args: Namespace) -> None:
+    """`option.invocations_api=openai` leaves the path to vLLM's route, and its errors to vLLM's envelope."""
+    engine = FakeEngine()
+    state = State({"args": args, "openai_serving_completion": None, "openai_serving_chat": None})
+    app = create_app(
+        context_of(engine),
+        ServerSettings(),
+        attach=lambda app: vllm_app.attach(app, state, ("generate",), None),
+        upstream_paths=["/invocations"],
+    )
+    assert len([route for route in app.routes if getattr(route, "path", "") == "/invocations"]) == 1
+    async with client_of(app) as client:
+        method = await client.put("/invocations")
+        ours = await client.post("/predictions/test", json={"inputs": "a"})
+    assert method.json()["error"]["code"] == 405
+    assert ours.status_code == 200
 
 
 def routes(app: FastAPI) -> set[tuple[str, str]]:
