@@ -28,7 +28,7 @@ test: lint ## Everything a change can break
 	@$(BIN)/pytest -q -m "not long"
 
 test-long: setup ## Campaigns on the real engine: configurations (a quarter of an hour)
-	@$(BIN)/pytest -q -m long --summary benchmarks/results/long.md
+	@$(BIN)/pytest -q -m long --summary=benchmarks/results/long.md
 
 check: lint ## The fast part: lint and the tests without an engine
 	@$(BIN)/pytest -q -m "pure or vllm"

@@ -70,7 +70,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--summary FILE` writes what ran, how it ended and how long it took, as a table."""
+    """`--summary=FILE` writes what ran, how it ended and how long it took, as a table."""
     parser.addoption("--summary", metavar="FILE", help="write a table of the tests that ran to FILE")
 
 
