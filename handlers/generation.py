@@ -22,7 +22,7 @@ async def answer(engine: Engine, request: LmiRequest, request_id: str) -> Infere
     Raises:
         ServingError: the engine refused or failed.
     """
-    formatter = FORMATS[request.output_format]
+    formatter = FORMATS[request.output_format].formatter
     generations = [replace(one, request_id=request_id) for one in request.generations]
     request = replace(request, generations=generations)
     if request.stream:

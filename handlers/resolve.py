@@ -12,9 +12,38 @@ from handlers.tgi import TgiHandler
 from serving.config.mode import Mode
 from serving.config.options import LmiOptions
 from serving.engine.base import Engine
+from serving.errors import ConfigError, Problem
+from serving.formatters import older_chat
+from serving.formatters.registry import NAMES
 from serving.schemas.output import Defaults
 
 logger = logging.getLogger(__name__)
+
+
+def check(mode: Mode, options: LmiOptions) -> list[str]:
+    """Looks at what only handlers know, before anything is started; returns warnings.
+
+    Raises:
+        ConfigError: no such output format (`VALIDATION`).
+    """
+    known = [*NAMES, *older_chat.MEDIA_TYPES]
+    if options.output_formatter not in (None, *known):
+        text = f"output_formatter={options.output_formatter!r}: expected one of {', '.join(known)}"
+        raise ConfigError([Problem("VALIDATION", text)])
+    warnings = []
+    if options.bedrock_compat and mode.name != "rolling_batch":
+        warnings.append("option.bedrock_compat has no effect: it belongs to rolling batch (option.rolling_batch=vllm)")
+    if options.output_formatter in older_chat.MEDIA_TYPES and mode.name != "rolling_batch":
+        warnings.append(
+            f"output_formatter={options.output_formatter} has no effect: chats in it belong to rolling batch"
+        )
+    if options.lmi_default_greedy and mode.name != "async":
+        warnings.append("option.lmi_default_greedy has no effect: it belongs to async mode")
+    if mode.name == "embedding" and (options.output_formatter or options.tgi_compat):
+        warnings.append("output_formatter and tgi_compat have no effect: this model embeds texts")
+    if mode.name != "embedding" and not options.normalize:
+        warnings.append("option.normalize has no effect: it belongs to a task that embeds texts")
+    return warnings
 
 
 def resolve(engine: Engine, mode: Mode, options: LmiOptions) -> Handler:
@@ -22,7 +51,13 @@ def resolve(engine: Engine, mode: Mode, options: LmiOptions) -> Handler:
     logger.info("handler: %s, because %s", mode.name, mode.reason)
     if mode.name == "embedding":
         return EmbeddingHandler(engine)
-    defaults = Defaults(mode.name, options.output_formatter, options.tgi_compat, options.lmi_default_greedy)
+    defaults = Defaults(
+        mode=mode.name,
+        output_formatter=options.output_formatter,
+        tgi_compat=options.tgi_compat,
+        greedy=options.lmi_default_greedy,
+        formats=NAMES,
+    )
     if mode.name == "rolling_batch":
         return RollingBatchHandler(engine, defaults, options.enable_lora, options.bedrock_compat)
     return DefaultHandler(engine, defaults)

@@ -9,6 +9,7 @@ import sys
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
+from handlers import resolve as handlers_of
 from serving import demo, log
 from serving.config import report
 from serving.config.command_line import USAGE, wants_help
@@ -69,7 +71,7 @@ def serve(argv: Sequence[str]) -> int:
     log.setup()
     starting = Starting()
     try:
-        config = resolve(os.environ, argv, Host.local(os.environ), demo.MODEL_DIR)
+        config = _resolved(argv)
         for warning in config.warnings:
             logger.warning("%s", warning)
         return _serve(config, starting, began)
@@ -90,7 +92,7 @@ def show_config(argv: Sequence[str]) -> int:
         print(USAGE.replace("lmi serve [MODEL]", "lmi config [--json] [MODEL]", 1))
         return 0
     try:
-        config = resolve(os.environ, argv, Host.local(os.environ), demo.MODEL_DIR)
+        config = _resolved(argv)
     except ConfigError as error:
         if as_json:
             print(json.dumps(report.problems_as_data(error.problems), indent=2))
@@ -99,6 +101,12 @@ def show_config(argv: Sequence[str]) -> int:
         return error.exit_code
     print(json.dumps(report.as_data(config), indent=2) if as_json else report.as_text(config))
     return 0
+
+
+def _resolved(argv: Sequence[str]) -> ResolvedConfig:
+    """The configuration of this process, its handler's part included."""
+    config = resolve(os.environ, argv, Host.local(os.environ), demo.MODEL_DIR)
+    return replace(config, warnings=[*config.warnings, *handlers_of.check(config.mode, config.options)])
 
 
 def _print_problems(error: ConfigError) -> None:
@@ -132,8 +140,6 @@ def _serve(config: ResolvedConfig, starting: Starting, began: float) -> int:
 
 async def _run(config: ResolvedConfig, args: Namespace, sock: socket.socket, starting: Starting, began: float) -> int:
     """Engine, handler, app and server, in this order; the engine is closed whatever happens."""
-    from handlers.resolve import resolve as resolve_handler
-    from handlers.resolve import tgi_routes
     from serving.app import create_app
     from serving.engine import vllm_app
     from serving.engine.vllm_engine import VllmEngine
@@ -145,11 +151,11 @@ async def _run(config: ResolvedConfig, args: Namespace, sock: socket.socket, sta
     try:
         with starting.within(config.limits.start_s):
             await engine.start()
-        handler = resolve_handler(engine, config.mode, config.options)
+        handler = handlers_of.resolve(engine, config.mode, config.options)
         await handler.start()
         health = Health(engine)
         application = create_app(
-            Context(config.model_name, handler, health, tgi_routes(engine), engine.facts),
+            Context(config.model_name, handler, health, handlers_of.tgi_routes(engine), engine.facts),
             config.server,
             lifespan=vllm_app.lifespan,
             api_keys=args.api_key or (),

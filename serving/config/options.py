@@ -126,15 +126,6 @@ def _rolling_batch(value: Any) -> str:
     return word
 
 
-_OUTPUT_FORMATTERS = ("json", "jsonlines", "sse", "json_chat", "jsonlines_chat", "sse_chat", "3p", "3p_stream")
-
-
-def _output_formatter(value: Any) -> str:
-    if value not in _OUTPUT_FORMATTERS:
-        raise ValueError(f"expected one of {', '.join(_OUTPUT_FORMATTERS)}")
-    return str(value)
-
-
 def _engine(value: Any) -> str:
     word = str(value).strip().lower()
     if word not in ("python", "mpi"):
@@ -205,8 +196,8 @@ class LmiOptions(_Table):
         Int | None, NoEffect("vLLM serves no adapters with a vocabulary of their own any more")
     ] = Field(None, description="Not used any more.")
     adapters: str = Field("adapters", description="The folder beside the model that holds the adapters; fixed.")
-    output_formatter: Annotated[str | None, BeforeValidator(_output_formatter)] = Field(
-        None, description=f"How answers look unless a payload says otherwise: {', '.join(_OUTPUT_FORMATTERS)}."
+    output_formatter: str | None = Field(
+        None, description="How answers look unless a payload says otherwise: `json`, `jsonlines`, `sse`, ..."
     )
     tgi_compat: Bool = Field(False, description="Rolling batch's answers with TGI's key names, in both modes.")
     bedrock_compat: Bool = Field(False, description="In rolling batch, payloads with `prompt` and `max_gen_len`.")

@@ -8,6 +8,7 @@ from typing import Any
 
 from serving.config import devices
 from serving.config.host import Host
+from serving.config.mode import EMBEDDING_TASKS
 from serving.config.options import LmiOptions, engine_values
 from serving.errors import ConfigError, Problem
 
@@ -40,7 +41,11 @@ def engine_arguments(
     return {
         **engine_values(lmi),
         **_task(lmi.task, passed, warnings),
-        **({} if lmi.normalize else {"pooler_config": {**passed.get("pooler_config", {}), "use_activation": False}}),
+        **(
+            {}
+            if lmi.normalize or lmi.task not in EMBEDDING_TASKS
+            else {"pooler_config": {**passed.get("pooler_config", {}), "use_activation": False}}
+        ),
         "model": model,
         "quantization": _quantization(lmi, model, host, warnings),
         "tensor_parallel_size": devices.tensor_parallel_size(

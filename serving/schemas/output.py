@@ -1,14 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which output format answers a payload: by its own word, by the server's options, or by LMI's mode."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from serving.errors import PayloadError
-
-WHOLE = frozenset({"json"})
-STREAMED = frozenset({"jsonlines", "sse"})
-"""Names of `output_formatter` for payloads with `inputs`; a name decides whether the answer is a stream."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,12 +17,14 @@ class Defaults:
         output_formatter: as `parameters.output_formatter`, for every payload.
         tgi_compat: rolling batch's shapes with TGI's key names, in both modes.
         greedy: without `do_sample` and `temperature`, async mode does not sample.
+        formats: the names that `output_formatter` may have, and whether the answer then is a stream.
     """
 
     mode: Literal["async", "rolling_batch"] = "async"
     output_formatter: str | None = None
     tgi_compat: bool = False
     greedy: bool = False
+    formats: Mapping[str, bool] = field(default_factory=dict)
 
 
 def choose(name: Any, stream: bool, defaults: Defaults) -> tuple[str, bool]:
@@ -43,10 +42,8 @@ def choose(name: Any, stream: bool, defaults: Defaults) -> tuple[str, bool]:
     if wanted == "none":
         text = "Input Parsing failed. Ensure that the request payload is valid. None is not a callable object"
         raise PayloadError(text)
-    if wanted in WHOLE:
-        return wanted, False
-    if wanted in STREAMED:
-        return wanted, True
+    if isinstance(wanted, str) and wanted in defaults.formats:
+        return wanted, defaults.formats[wanted]
     if defaults.tgi_compat:
         return "sse" if stream else "json", stream
     if defaults.mode == "async":
