@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from functools import partial
 from http import HTTPStatus
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,12 @@ _REMEDIES = (
 """A pattern in an engine's start failure, and what most often helps."""
 
 
+_NEEDS_TORCHVISION = (
+    "models that see images need torchvision of the same build as torch: "
+    "pip install torchvision==0.28.0+cpu --index-url https://download.pytorch.org/whl/cpu"
+)
+
+
 class VllmEngine:
     """vLLM's `AsyncLLM` with its serving objects, started once and closed once."""
 
@@ -116,6 +123,8 @@ class VllmEngine:
             logger.debug("engine start failed", exc_info=True)
             text = _one_line(self._root_cause(error))
             remedy = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, text)), "")
+            if "failed to be inspected" in text and find_spec("torchvision") is None:
+                remedy = _NEEDS_TORCHVISION
             raise ConfigError([Problem("ENGINE", f"the engine does not start: {text}", remedy=remedy)]) from None
 
     async def close(self) -> None:
@@ -250,6 +259,8 @@ class VllmEngine:
 
     def _root_cause(self, error: Exception) -> object:
         """What an engine process printed last, where our exception says no more than that it failed."""
+        if isinstance(error, ValidationError):
+            return "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
         if not isinstance(error, EngineDead) and "root cause" not in str(error):
             return error
         self._output.join()
