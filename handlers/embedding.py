@@ -3,8 +3,8 @@
 
 import json
 
+from handlers import generation
 from handlers.base import InferenceRequest, InferenceResponse, adapter_of
-from handlers.default import openai
 from serving.engine.base import Engine
 from serving.errors import AdapterNotFound
 from serving.formatters.base import JSON
@@ -33,6 +33,6 @@ class EmbeddingHandler:
         if adapter:
             payload["model"] = adapter
         if "input" in payload and "inputs" not in payload:
-            return await openai(self._engine, OpenAIRequest("embedding", payload), request)
+            return await generation.openai(self._engine, OpenAIRequest("embedding", payload), request)
         vectors = await self._engine.embed(embedding.parse(payload))
         return InferenceResponse(json.dumps(vectors).encode() + b"\n", JSON)

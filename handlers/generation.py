@@ -7,11 +7,11 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import TypeVar
 
-from handlers.base import InferenceResponse
+from handlers.base import InferenceRequest, InferenceResponse
 from serving.engine.base import Engine
-from serving.formatters.base import Formatter
+from serving.formatters.base import JSON, JSON_LINES, Formatter
 from serving.formatters.registry import FORMATS
-from serving.schemas.generation import GenerationChunk, GenerationRequest, LmiRequest
+from serving.schemas.generation import GenerationChunk, GenerationRequest, LmiRequest, OpenAIRequest
 
 _T = TypeVar("_T")
 
@@ -30,6 +30,14 @@ async def answer(engine: Engine, request: LmiRequest, request_id: str) -> Infere
         return InferenceResponse(stream, formatter.stream_media_type, framing=formatter.framing)
     answers = await _gather([_whole(engine, one, request.num_sequences) for one in generations])
     return InferenceResponse(formatter.whole(request, answers), formatter.media_type)
+
+
+async def openai(engine: Engine, parsed: OpenAIRequest, request: InferenceRequest) -> InferenceResponse:
+    """Answers a body in OpenAI's words with vLLM's objects, streamed as lines."""
+    answer = await engine.openai(parsed, request.headers)
+    if isinstance(answer, bytes):
+        return InferenceResponse(answer + b"\n", JSON)
+    return InferenceResponse(_lines(answer), JSON_LINES)
 
 
 async def _whole(engine: Engine, request: GenerationRequest, count: int) -> list[GenerationChunk]:
@@ -60,3 +68,11 @@ async def _gather(answers: Sequence[Coroutine[None, None, _T]]) -> list[_T]:
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
+
+
+async def _lines(objects: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
+    """One line per object and a blank one at the end, as LMI ends a stream of vLLM's objects."""
+    async with aclosing(objects):
+        async for item in objects:
+            yield item + b"\n"
+        yield b"\n"

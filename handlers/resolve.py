@@ -12,7 +12,6 @@ from handlers.tgi import TgiHandler
 from serving.config.mode import Mode
 from serving.config.options import LmiOptions
 from serving.engine.base import Engine
-from serving.errors import ConfigError, Problem
 from serving.formatters import older_chat
 from serving.formatters.registry import NAMES
 from serving.schemas.output import Defaults
@@ -20,16 +19,12 @@ from serving.schemas.output import Defaults
 logger = logging.getLogger(__name__)
 
 
-def check(mode: Mode, options: LmiOptions) -> list[str]:
-    """Looks at what only handlers know, before anything is started; returns warnings.
+OUTPUT_FORMATS = (*NAMES, *older_chat.MEDIA_TYPES)
+"""What `option.output_formatter` may be."""
 
-    Raises:
-        ConfigError: no such output format (`VALIDATION`).
-    """
-    known = [*NAMES, *older_chat.MEDIA_TYPES]
-    if options.output_formatter not in (None, *known):
-        text = f"output_formatter={options.output_formatter!r}: expected one of {', '.join(known)}"
-        raise ConfigError([Problem("VALIDATION", text)])
+
+def without_effect(mode: Mode, options: LmiOptions) -> list[str]:
+    """A warning for each option that means nothing in this mode."""
     warnings = []
     if options.bedrock_compat and mode.name != "rolling_batch":
         warnings.append("option.bedrock_compat has no effect: it belongs to rolling batch (option.rolling_batch=vllm)")
@@ -48,6 +43,8 @@ def check(mode: Mode, options: LmiOptions) -> list[str]:
 
 def resolve(engine: Engine, mode: Mode, options: LmiOptions) -> Handler:
     """The handler for LMI's routes."""
+    if mode.name == "async" and "generate" not in engine.tasks and "embed" in engine.tasks:
+        mode = Mode("embedding", "the model embeds texts")
     logger.info("handler: %s, because %s", mode.name, mode.reason)
     if mode.name == "embedding":
         return EmbeddingHandler(engine)

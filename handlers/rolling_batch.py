@@ -56,10 +56,14 @@ class RollingBatchHandler:
 
     async def _chat(self, parsed: OpenAIRequest, request: InferenceRequest) -> InferenceResponse:
         """LMI's older chat objects, made of vLLM's."""
+        given = parsed.body.get("stop_token_ids")
+        stop_ids = given if isinstance(given, list) else []
         limit = self._engine.facts.max_model_len
         body, form = older_chat.request(parsed.body, self._defaults.output_formatter, limit)
         answer = await self._engine.openai(OpenAIRequest("chat", body), request.headers)
         if isinstance(answer, bytes):
-            return InferenceResponse(older_chat.whole(answer), older_chat.MEDIA_TYPES[form])
+            return InferenceResponse(older_chat.whole(answer, stop_ids), older_chat.MEDIA_TYPES[form])
         framing = older_chat.FRAMINGS[form]
-        return InferenceResponse(older_chat.stream(answer, framing), older_chat.MEDIA_TYPES[form], framing=framing)
+        return InferenceResponse(
+            older_chat.stream(answer, framing, stop_ids), older_chat.MEDIA_TYPES[form], framing=framing
+        )

@@ -105,8 +105,9 @@ def show_config(argv: Sequence[str]) -> int:
 
 def _resolved(argv: Sequence[str]) -> ResolvedConfig:
     """The configuration of this process, its handler's part included."""
-    config = resolve(os.environ, argv, Host.local(os.environ), demo.MODEL_DIR)
-    return replace(config, warnings=[*config.warnings, *handlers_of.check(config.mode, config.options)])
+    host = Host.local(os.environ)
+    config = resolve(os.environ, argv, host, demo.MODEL_DIR, handlers_of.OUTPUT_FORMATS)
+    return replace(config, warnings=[*config.warnings, *handlers_of.without_effect(config.mode, config.options)])
 
 
 def _print_problems(error: ConfigError) -> None:
@@ -166,7 +167,7 @@ async def _run(config: ResolvedConfig, args: Namespace, sock: socket.socket, sta
         options = vllm_app.uvicorn_options(args)
         server = Server(application, engine, health, config.server.shutdown_delay, args.shutdown_timeout, options)
         refresher = vllm_app.refresh_certificates(args, server.config.ssl)
-        code = await server.run(sock, partial(_announce, config, sock, began))
+        code = await server.run(sock, partial(_announce, config, engine.tasks, sock, began))
         if refresher is not None:
             refresher.stop()
         await handler.close()
@@ -175,18 +176,28 @@ async def _run(config: ResolvedConfig, args: Namespace, sock: socket.socket, sta
         await engine.close()
 
 
-def _announce(config: ResolvedConfig, sock: socket.socket, began: float) -> None:
+def _announce(config: ResolvedConfig, tasks: Sequence[str], sock: socket.socket, began: float) -> None:
     """Says that the server is ready, with a command that shows it."""
     address = sock.getsockname()
     where = f"--unix-socket {address} http://localhost" if isinstance(address, str) else _url(config, *address[:2])
-    parameters = {} if config.mode.name == "embedding" else {"parameters": {"max_new_tokens": 40}}
-    body = json.dumps({"inputs": "What is LoRA?", **parameters})
     key = " -H 'authorization: Bearer YOUR_KEY'" if config.vllm_arguments.get("api_key") else ""
     print(
         f"lmi: model {config.model_name} is ready after {time.monotonic() - began:.1f} s. Try:\n"
-        f"curl -s {where}/invocations -H 'content-type: application/json'{key} -d '{body}'",
+        f"curl -s {where}{_example(config, tasks)}{key}",
         flush=True,
     )
+
+
+def _example(config: ResolvedConfig, tasks: Sequence[str]) -> str:
+    """Path and body of a request that this server can answer, for curl."""
+    body: dict[str, Any] = {"inputs": "What is LoRA?", "parameters": {"max_new_tokens": 40}}
+    if config.options.invocations_api == "openai":
+        body = {"prompt": "What is LoRA?", "max_tokens": 40}
+    if "generate" not in tasks:
+        body = {"inputs": "What is LoRA?"} if "embed" in tasks else {}
+    if not body:
+        return "/v1/models"
+    return f"/invocations -H 'content-type: application/json' -d '{json.dumps(body)}'"
 
 
 def _url(config: ResolvedConfig, host: str, port: int) -> str:

@@ -30,7 +30,7 @@ from serving.errors import (
 from serving.formatters.base import Framing
 
 _UPSTREAM_PREFIXES = ("/v1/", "/inference/", "/cohere/")
-_TGI_PATHS = frozenset({"/", "/generate", "/generate_stream", "/info"})
+TGI_PATHS = frozenset({"/", "/generate", "/generate_stream", "/info"})
 
 
 def route_path(scope: Scope) -> str:
@@ -58,11 +58,11 @@ def response(error: ServingError, scope: Scope) -> Response:
     headers = {"connection": "close"}
     if isinstance(error, PayloadTooLarge):
         return Response(status_code=error.http_status, headers=headers)
-    if route_path(scope) in _TGI_PATHS:
+    if route_path(scope) in TGI_PATHS:
         status, flat = _tgi(error)
-        return Response(json.dumps(flat, ensure_ascii=False), status, headers, media_type="application/json")
-    body = json.dumps(_envelope(error), ensure_ascii=False, indent=None if isinstance(error, PayloadError) else 2)
-    return Response(body + "\n", error.http_status, headers, media_type="application/json")
+        return Response(_encoded(flat), status, headers, media_type="application/json")
+    body = _encoded(_envelope(error), indent=None if isinstance(error, PayloadError) else 2)
+    return Response(body + b"\n", error.http_status, headers, media_type="application/json")
 
 
 def last_line(error: ServingError, framing: Framing) -> bytes:
@@ -74,7 +74,7 @@ def last_line(error: ServingError, framing: Framing) -> bytes:
         body = _tgi(error)[1]
     else:
         body = {"error": str(error), "code": code}
-    data = json.dumps(body, ensure_ascii=False).encode()
+    data = _encoded(body)
     return {"events": b"data: %s\n\n", "tgi": b"data:%s\n\n"}.get(framing, b"%s\n") % data
 
 
@@ -95,6 +95,11 @@ def register(app: FastAPI) -> None:
 
     app.add_exception_handler(ServingError, ours)  # type: ignore[arg-type]  # starlette types handlers by Exception
     app.add_exception_handler(HTTPException, routing)  # type: ignore[arg-type]
+
+
+def _encoded(body: dict[str, object], indent: int | None = None) -> bytes:
+    """JSON; a text of the client's may hold half of a surrogate pair, which stays the escape that it came as."""
+    return json.dumps(body, ensure_ascii=False, indent=indent).encode("utf-8", "backslashreplace")
 
 
 def _envelope(error: ServingError) -> dict[str, object]:

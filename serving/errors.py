@@ -15,6 +15,7 @@
     |   `-- MethodNotAllowed      405
     `-- EngineError               500: the engine failed on this request
         |-- EngineOverloaded      503: a queue limit of the engine is reached
+        |-- RequestTimeout        504: no output in time; the request was aborted in the engine
         |-- EngineDead            500: the engine process is gone, ours is about to exit
         `-- ModelNotReady         503: starting, or shutting down
 

@@ -58,6 +58,7 @@ class FakeEngine:
     def __init__(self, adapters: Sequence[str] = ()):
         self.adapters = list(adapters)
         self.facts = ModelFacts("org/m", "bfloat16", 512, 32)
+        self.tasks: Sequence[str] = ("generate",)
         self.is_dead = False
         self.num_in_flight = 0
         self.requests: list[GenerationRequest] = []

@@ -183,6 +183,8 @@ def _nest(
     target = nested.setdefault(argument.name, (flag, {}))[1]
     for key in path[:-1]:
         target = target.setdefault(key, {})
+        if not isinstance(target, dict):
+            raise ValueError(f"{flag}.{'.'.join(path)}: {key} has a value already, which is no object")
     if isinstance(value, list) and isinstance(target.get(path[-1]), list):
         target[path[-1]] += value
     else:

@@ -5,20 +5,28 @@ import json
 import re
 from typing import Any
 
-_SECRET = re.compile(r"token$|secret|password|api_?key|key_file|keystore_pass", re.IGNORECASE)
-_IN_BROKEN_JSON = re.compile(r"""(\w*(?:token|secret|password|api_?key|key_file|keystore_pass)["']?\s*[:=]\s*).*""")
+_SECRET = re.compile(r"token$|secret|password|api_?key|key_file|keystore_pass|authorization", re.IGNORECASE)
+_IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
 _MASK = "***"
 
 
 def masked(name: str, value: Any) -> Any:
-    """`value` of the option `name` without its secrets; of the same shape where it has one."""
+    """`value` of the option `name` without its secrets; of the same shape where it has one.
+
+    A text that looks like JSON, names a secret and cannot be read is hidden as a whole.
+    """
     if _SECRET.search(name):
         return [_MASK for _ in value] if isinstance(value, list) else _MASK
     if isinstance(value, dict):
         return {key: masked(str(key), item) for key, item in value.items()}
-    if isinstance(value, str) and "{" in value:
+    if isinstance(value, list):
+        return [masked("", item) for item in value]
+    if not isinstance(value, str):
+        return value
+    if value.lstrip().startswith(("{", "[", "'", '"')):
         try:
             return json.dumps(masked("", json.loads(value)))
         except ValueError:
-            return _IN_BROKEN_JSON.sub(rf"\1{_MASK}", value)
-    return value
+            if re.search(_SECRET.pattern.replace("$", r"\b"), value, re.IGNORECASE):
+                return _MASK
+    return _IN_URL.sub(f"{_MASK}@", value)

@@ -203,7 +203,7 @@ class LmiOptions(_Table):
     bedrock_compat: Bool = Field(False, description="In rolling batch, payloads with `prompt` and `max_gen_len`.")
     normalize: Bool = Field(True, description="Embeddings have length one.")
     lmi_default_greedy: Bool = Field(
-        False, description="In async mode, payloads that do not speak of sampling are greedy."
+        False, description="In async mode, payloads without `do_sample` and `temperature` are greedy."
     )
     invocations_api: Literal["lmi", "openai"] = Field(
         "lmi", description="`openai`: `/invocations` is that of `vllm serve`, with its streams and status codes."

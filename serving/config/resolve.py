@@ -7,7 +7,7 @@ A pure function of its arguments; imports neither vLLM nor HTTP. Called by `cli.
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -69,7 +69,9 @@ class ResolvedConfig:
         return list(self.vllm_arguments["served_model_name"])
 
 
-def resolve(env: Mapping[str, str], argv: Sequence[str], host: Host, demo_dir: Path) -> ResolvedConfig:
+def resolve(
+    env: Mapping[str, str], argv: Sequence[str], host: Host, demo_dir: Path, output_formats: Collection[str] = ()
+) -> ResolvedConfig:
     """One configuration from all sources.
 
     Args:
@@ -77,6 +79,7 @@ def resolve(env: Mapping[str, str], argv: Sequence[str], host: Host, demo_dir: P
         argv: arguments after the command word.
         host: the machine.
         demo_dir: what `--demo` serves.
+        output_formats: what `output_formatter` may be; none: not checked here.
 
     Raises:
         ConfigError: with every problem found.
@@ -93,6 +96,9 @@ def resolve(env: Mapping[str, str], argv: Sequence[str], host: Host, demo_dir: P
     lmi = _table(LmiOptions, given, problems, warnings)
     server = _table(ServerSettings, given, problems, warnings)
     passed = _pass_through(given, problems, warnings)
+    if lmi is not None and output_formats and lmi.output_formatter not in (None, *output_formats):
+        text = f"output_formatter={lmi.output_formatter!r}: expected one of {', '.join(output_formats)}"
+        problems.append(Problem("VALIDATION", text, effective["output_formatter"].setting.origin))
     unknown = _unknown(effective)
     if lmi is not None and lmi.strict:
         problems += unknown
@@ -158,7 +164,7 @@ def _table(table: type[_T], given: Mapping[str, Effective], problems: list[Probl
     except ValidationError as error:
         faults = {str(fault["loc"][0]): fault for fault in error.errors()}
     for name, fault in faults.items():
-        text = f"{name}={texts[name]!r}: {fault['msg'].removeprefix('Value error, ')}"
+        text = f"{name}={masked(name, texts[name])!r}: {fault['msg'].removeprefix('Value error, ')}"
         if rows[name].is_lenient:
             warnings.append(f"{text} ({settings[name].origin}); the default is used")
         else:
@@ -188,7 +194,7 @@ def _pass_through(given: Mapping[str, Effective], problems: list[Problem], warni
         try:
             value = argument.parse(text)
         except ValueError as error:
-            problems.append(Problem("ARGPARSE", f"{name}={text!r}: {error}", origin, _remedy(text)))
+            problems.append(Problem("ARGPARSE", f"{name}={masked(name, text)!r}: {error}", origin, _remedy(text)))
             continue
         if value is not None:
             values[name] = value

@@ -14,6 +14,7 @@ from typing import Any
 import javaproperties
 import yaml
 
+from serving.config.masking import masked
 from serving.config.options import LmiOptions, ServerSettings, options
 from serving.config.values import parse_bool
 from serving.config.vllm_arguments import arguments
@@ -99,9 +100,13 @@ def from_properties(path: Path, warnings: list[str]) -> list[Setting]:
     """The settings of a `serving.properties` file; what reads otherwise than written is added to `warnings`.
 
     Raises:
-        ConfigError: the file cannot be parsed (`PROPS_SYNTAX`), or two spellings of one option disagree (`CONFLICT`).
+        ConfigError: the file cannot be read (`NOT_FOUND`) or parsed (`PROPS_SYNTAX`), or two spellings of one option
+            disagree (`CONFLICT`).
     """
-    data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    try:
+        data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise ConfigError([Problem("NOT_FOUND", f"cannot read {path}: {error.strerror}")]) from None
     try:
         text, encoding = data.decode("utf-8"), "UTF-8"
     except UnicodeDecodeError:
@@ -265,9 +270,10 @@ def _refuse_disagreement(settings: Sequence[Setting]) -> None:
     for setting in settings:
         other = seen.setdefault(setting.name, setting)
         if other.text != setting.text:
+            first, second = (f"{one.spelling}={masked(one.name, one.text)}" for one in (other, setting))
             problems.append(
-                Problem("CONFLICT", f"{other.spelling}={other.text} and {setting.spelling}={setting.text} set the same "
-                        "option", f"{other.origin} and {setting.origin}", "keep one of the two")
+                Problem("CONFLICT", f"{first} and {second} set the same option",
+                        f"{other.origin} and {setting.origin}", "keep one of the two")
             )  # fmt: skip
     if problems:
         raise ConfigError(problems)

@@ -41,11 +41,7 @@ def engine_arguments(
     return {
         **engine_values(lmi),
         **_task(lmi.task, passed, warnings),
-        **(
-            {}
-            if lmi.normalize or lmi.task not in EMBEDDING_TASKS
-            else {"pooler_config": {**passed.get("pooler_config", {}), "use_activation": False}}
-        ),
+        **_pooler(lmi, passed),
         "model": model,
         "quantization": _quantization(lmi, model, host, warnings),
         "tensor_parallel_size": devices.tensor_parallel_size(
@@ -54,6 +50,14 @@ def engine_arguments(
         # vLLM's CPU kernels give rows without an adapter the one in the last slot, so that slot must stay empty.
         "max_loras": lmi.max_loras + (1 if lmi.enable_lora and host.device_count == 0 else 0),
     }
+
+
+def _pooler(lmi: LmiOptions, passed: Mapping[str, Any]) -> dict[str, Any]:
+    """vLLM's pooler, told not to normalize where the user said so; what is no object is left to vLLM to refuse."""
+    given = passed.get("pooler_config", {})
+    if lmi.normalize or lmi.task not in EMBEDDING_TASKS or not isinstance(given, dict):
+        return {}
+    return {"pooler_config": {**given, "use_activation": False}}
 
 
 def _task(task: str, passed: Mapping[str, Any], warnings: list[str]) -> dict[str, str]:

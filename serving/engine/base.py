@@ -34,6 +34,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def tasks(self) -> Sequence[str]:
+        """What the model can do, in vLLM's words: `generate`, `embed`, `classify`, ..."""
+        ...
+
+    @property
     def facts(self) -> ModelFacts:
         """What clients may ask about the loaded model."""
         ...

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """vLLM's output of one engine step to the neutral chunk. Called per step and stream; imports nothing of vLLM."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,20 +14,25 @@ class Vocabulary:
 
     Attributes:
         special_ids: tokens that stand for no text.
+        end_ids: tokens that end an answer of themselves; vLLM tells only one of them from a client's stop token.
         decode: token ids to text.
     """
 
     special_ids: frozenset[int]
+    end_ids: frozenset[int]
     decode: Callable[[Sequence[int]], str]
 
 
-def chunk(output: Any, choice: Any, num_top_tokens: int, vocabulary: Vocabulary) -> GenerationChunk:
+def chunk(
+    output: Any, choice: Any, num_top_tokens: int, vocabulary: Vocabulary, stop_ids: Container[int] = ()
+) -> GenerationChunk:
     """The chunk of one choice.
 
     Args:
         output: vLLM's `RequestOutput`.
         choice: one of its `CompletionOutput`s, a delta or the whole.
         num_top_tokens: how many of the most likely tokens the answer shows; 0 for none.
+        stop_ids: tokens that the request itself stops at.
         vocabulary: names the first prompt token, of which vLLM gives the id alone, and tells special tokens.
     """
     made = GenerationChunk(
@@ -36,7 +41,7 @@ def chunk(output: Any, choice: Any, num_top_tokens: int, vocabulary: Vocabulary)
         tokens=[],
         num_tokens=len(choice.token_ids),
         finish_reason=choice.finish_reason,
-        stop_reason=choice.stop_reason,
+        stop_reason=_stop_reason(choice.stop_reason, vocabulary, stop_ids),
         num_prompt_tokens=len(output.prompt_token_ids or ()),
         cumulative_logprob=choice.cumulative_logprob,
     )
@@ -50,6 +55,10 @@ def chunk(output: Any, choice: Any, num_top_tokens: int, vocabulary: Vocabulary)
         pairs = zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
         made.prompt_tokens = [_token(token_id, ranked, vocabulary) for token_id, ranked in pairs]
     return made
+
+
+def _stop_reason(reason: str | int | None, vocabulary: Vocabulary, stop_ids: Container[int]) -> str | int | None:
+    return None if isinstance(reason, int) and reason in vocabulary.end_ids and reason not in stop_ids else reason
 
 
 def _top(chosen: int, ranked: Mapping[int, Any], count: int, vocabulary: Vocabulary) -> list[Token]:

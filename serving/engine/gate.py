@@ -7,6 +7,7 @@ nowhere else: what is in flight, how much of that is taken on, and how long an o
 
 import asyncio
 import math
+import sys
 from collections.abc import AsyncGenerator, Callable
 from http import HTTPStatus
 from typing import Any
@@ -16,7 +17,9 @@ from serving.config.limits import Limits
 
 _SWEEP_S = 0.25
 """How often outputs are looked for that are late; no timer is made per output."""
-_NONE = Limits(num_in_flight=0, first_output_s=math.inf, gap_s=math.inf, start_s=math.inf)
+_UNUSED_S = 0.5
+"""Outputs that nobody began to read for this long were dropped, such as the first ones of a batch that was refused."""
+_NONE = Limits(num_in_flight=sys.maxsize, first_output_s=math.inf, gap_s=math.inf, start_s=math.inf)
 
 
 class EngineGate:
@@ -63,8 +66,7 @@ class EngineGate:
         if self.limits is not None and len(self._streams) >= self.limits.num_in_flight:
             text = f"Worker queue capacity exceeded for model: {self._model_name}"
             raise self._refusal(text, HTTPStatus.SERVICE_UNAVAILABLE)
-        stream = Outputs(outputs, self.limits or _NONE, self._refusal, self._streams.discard)
-        self._streams.add(stream)
+        stream = Outputs(outputs, self.limits or _NONE, self._refusal, self._streams)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
         return stream
@@ -73,7 +75,10 @@ class EngineGate:
         """Ends the waits that took too long; runs on while anything is in flight."""
         loop = asyncio.get_running_loop()
         for stream in list(self._streams):
-            stream.expire(loop.time())
+            if stream.is_unused(loop.time()):
+                self._streams.discard(stream)
+            else:
+                stream.expire(loop.time())
         self._sweeper = loop.call_later(_SWEEP_S, self._sweep) if self._streams else None
 
 
@@ -85,28 +90,32 @@ class Outputs:
         outputs: AsyncGenerator[Any],
         limits: Limits,
         refusal: Callable[[str, HTTPStatus], Exception],
-        released: Callable[["Outputs"], None],
+        in_flight: "WeakSet[Outputs]",
     ):
         self._outputs = outputs
         self._limits = limits
         self._refusal = refusal
-        self._released = released
+        self._in_flight = in_flight
         self._loop = asyncio.get_running_loop()
+        self._made_at = self._loop.time()
         self._allowed_s = limits.first_output_s
         self._deadline: float | None = None
         self._waiting: asyncio.Task[Any] | None = None
         self._is_late = False
+        in_flight.add(self)
 
     def __aiter__(self) -> "Outputs":
         return self
 
     async def __anext__(self) -> Any:
+        if self._waiting is None:
+            self._in_flight.add(self)
         self._waiting = asyncio.current_task()
         self._deadline = self._loop.time() + self._allowed_s
         try:
             output = await self._outputs.__anext__()
         except asyncio.CancelledError:
-            self._released(self)
+            self._in_flight.discard(self)
             if self._is_late and self._waiting is not None and self._waiting.uncancel() == 0:
                 text = (
                     f"no output within {self._allowed_s:g} s; predict_timeout and chunked_read_timeout bound the wait"
@@ -114,7 +123,7 @@ class Outputs:
                 raise self._refusal(text, HTTPStatus.GATEWAY_TIMEOUT) from None
             raise
         except BaseException:
-            self._released(self)
+            self._in_flight.discard(self)
             raise
         self._deadline = None
         self._allowed_s = self._limits.gap_s
@@ -122,8 +131,12 @@ class Outputs:
 
     async def aclose(self) -> None:
         """Ends the request in the engine."""
-        self._released(self)
+        self._in_flight.discard(self)
         await self._outputs.aclose()
+
+    def is_unused(self, now: float) -> bool:
+        """Nobody has begun to read, and nobody will."""
+        return self._waiting is None and now > self._made_at + _UNUSED_S
 
     def expire(self, now: float) -> None:
         """Cancels the wait for the next output if it took too long."""

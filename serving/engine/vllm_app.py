@@ -121,7 +121,7 @@ def attach(app: FastAPI, state: State, tasks: tuple[str, ...], model_config: Mod
 
 def fastapi_options(args: Namespace) -> dict[str, Any]:
     """vLLM's front-end arguments in FastAPI's words."""
-    options: dict[str, Any] = {"root_path": args.root_path or ""}
+    options: dict[str, Any] = {"root_path": (args.root_path or "").rstrip("/")}
     if args.disable_fastapi_docs:
         options |= {"openapi_url": None, "docs_url": None, "redoc_url": None}
     elif args.enable_offline_docs:

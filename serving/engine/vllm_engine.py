@@ -115,7 +115,10 @@ class VllmEngine:
                 await self._load_adapter(name, path)
             if "generate" in self.tasks:
                 tokenizer = self._client.get_tokenizer()
-                self._vocabulary = Vocabulary(frozenset(tokenizer.all_special_ids), tokenizer.decode)
+                ends = self._client.model_config.try_get_generation_config().get("eos_token_id") or ()
+                ends = {tokenizer.eos_token_id, *([ends] if isinstance(ends, int) else ends)}
+                special = frozenset(tokenizer.all_special_ids)
+                self._vocabulary = Vocabulary(special, frozenset(ends), tokenizer.decode)
                 await self._warm_up()
             # From here on: the first request compiles a helper, which no client should have to be quick for.
             self.gate.limits = self._limits
@@ -169,13 +172,14 @@ class VllmEngine:
         """As `Engine.generate`."""
         with _request_errors():
             submitted = await self._submit(request)
+        stop_ids = request.fields.get("stop_token_ids") or ()
         with _vllm_errors():
             async with aclosing(submitted) as outputs:
                 async for output in outputs:
                     for choice in output.outputs:
                         if choice.finish_reason == "error":
                             raise EngineError("the engine failed on this request")
-                        yield chunk(output, choice, request.num_top_tokens, self._vocabulary)
+                        yield chunk(output, choice, request.num_top_tokens, self._vocabulary, stop_ids)
 
     async def embed(self, request: EmbeddingRequest) -> list[list[float]]:
         """As `Engine.embed`."""
@@ -210,6 +214,8 @@ class VllmEngine:
             if serving is None:
                 raise PayloadError(f"this model does not answer {request.kind} requests")
             body = model.model_validate(dict(request.body))
+            if str(getattr(body, "encoding_format", "")).startswith("bytes"):
+                raise PayloadError("encoding_format must be float or base64 here; /v1/embeddings knows the others")
             answer = await getattr(serving, method)(body, _raw_request(headers))
             _refuse(answer)
         if isinstance(answer, AsyncGenerator):
@@ -293,8 +299,10 @@ def completion_request(request: GenerationRequest, limit: int) -> CompletionRequ
     Raises:
         ValidationError: pydantic's, a field has the wrong type.
     """
-    fields = {**request.fields, "prompt": request.prompt, "model": request.model, "stream": request.stream}
+    fields = {**request.fields, "prompt": request.prompt, "model": request.model}
     body = CompletionRequest.model_validate(fields)
+    # Set afterwards: vLLM's own stream has no place for prompt log-probabilities, LMI's has.
+    body.stream = request.stream
     # LMI's clients send very large values to mean "as much as fits".
     body.max_tokens = min(body.max_tokens or 0, limit)
     return body

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from serving.formatters.base import JSON, JSON_LINES, Framing, finish_word
-from serving.schemas.generation import GenerationChunk, LmiRequest
+from serving.schemas.generation import GenerationChunk, LmiRequest, Token
+
+_NO_TOKEN = Token(-1, "", None)
+"""On the last line of a stream that ended between two tokens, as an aborted one does."""
 
 
 class BedrockFormatter:
@@ -36,10 +39,11 @@ class BedrockStream:
     def step(self, chunk: GenerationChunk) -> bytes:
         """One line per new token."""
         lines = []
-        for position, token in enumerate(chunk.tokens):
+        tokens = chunk.tokens or ([_NO_TOKEN] if chunk.finish_reason is not None else [])
+        for position, token in enumerate(tokens):
             prompt = chunk.num_prompt_tokens if self._num_tokens == 0 else None
-            self._num_tokens += 1
-            is_last = position == len(chunk.tokens) - 1
+            self._num_tokens += token is not _NO_TOKEN
+            is_last = position == len(tokens) - 1
             lines.append(_object(token.text, prompt, self._num_tokens, finish_word(chunk) if is_last else None) + b"\n")
         return b"".join(lines)
 

@@ -6,11 +6,12 @@ lines.
 """
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Container, Mapping
 from contextlib import aclosing
 from typing import Any
 
 from serving.formatters.base import EVENTS, JSON, JSON_LINES, Framing
+from serving.schemas.parameters import flag
 
 MEDIA_TYPES: Mapping[str, str] = {"json_chat": JSON, "jsonlines_chat": JSON_LINES, "sse_chat": EVENTS}
 FRAMINGS: Mapping[str, Framing] = {"jsonlines_chat": "lines", "sse_chat": "events"}
@@ -27,7 +28,7 @@ def request(body: Mapping[str, Any], formatter: str | None, most_tokens: int) ->
         most_tokens: the model's context; a larger limit means as much as fits.
     """
     body = {name: value for name, value in body.items() if name not in ("stream_options", "n")}
-    by_stream = "sse_chat" if body.get("stream") else "json_chat"
+    by_stream = "sse_chat" if flag(body, "stream") else "json_chat"
     form = formatter if formatter is not None and formatter in MEDIA_TYPES else by_stream
     body["stream"] = form != "json_chat"
     limit = body.pop("max_tokens", None) or body.get("max_completion_tokens")
@@ -37,8 +38,8 @@ def request(body: Mapping[str, Any], formatter: str | None, most_tokens: int) ->
     return body, form
 
 
-def whole(answer: bytes) -> bytes:
-    """The older object for one of vLLM's."""
+def whole(answer: bytes, stop_ids: Container[int] = ()) -> bytes:
+    """The older object for one of vLLM's; `stop_ids` are the tokens that the request itself stops at."""
     made = json.loads(answer)
     (choice,) = made["choices"]
     message = {name: choice["message"].get(name) for name in ("role", "content")}
@@ -50,14 +51,16 @@ def whole(answer: bytes) -> bytes:
             "index": 0,
             "message": {**message, **_kept(choice["message"])},
             "logprobs": None,
-            "finish_reason": _word(choice),
+            "finish_reason": _word(choice, stop_ids),
         }],
         "usage": {name: made["usage"][name] for name in ("prompt_tokens", "completion_tokens", "total_tokens")},
     }  # fmt: skip
     return json.dumps(body, ensure_ascii=False).encode()
 
 
-async def stream(objects: AsyncGenerator[bytes], framing: Framing) -> AsyncGenerator[bytes]:
+async def stream(
+    objects: AsyncGenerator[bytes], framing: Framing, stop_ids: Container[int] = ()
+) -> AsyncGenerator[bytes]:
     """The older objects for a stream of vLLM's; the role stands on the first one that says something."""
     before, behind = (b"data: ", b"\n\n") if framing == "events" else (b"", b"\n")
     role: dict[str, str] = {}
@@ -80,17 +83,18 @@ async def stream(objects: AsyncGenerator[bytes], framing: Framing) -> AsyncGener
                 "id": made["id"],
                 "object": made["object"],
                 "created": made["created"],
-                "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": _word(choice)}],
+                "choices": [{"index": 0, "delta": delta, "logprobs": None, "finish_reason": _word(choice, stop_ids)}],
             }
             yield before + json.dumps(body, ensure_ascii=False).encode() + behind
         if framing == "events":
             yield b"data: [DONE]\n\n"
 
 
-def _word(choice: Mapping[str, Any]) -> str | None:
-    """LMI's word for why the choice ended."""
+def _word(choice: Mapping[str, Any], stop_ids: Container[int]) -> str | None:
+    """LMI's word for why the choice ended; a token that the request does not stop at is one of the model's ends."""
     reason: str | None = choice["finish_reason"]
-    if reason == "stop" and choice.get("stop_reason") is not None:
+    stop = choice.get("stop_reason")
+    if reason == "stop" and (isinstance(stop, str) or stop in stop_ids):
         return "stop_sequence"
     return _WORDS.get(reason, reason) if reason is not None else None
 

@@ -54,7 +54,8 @@ class TgiStream:
             self._num_tokens += token["id"] >= 0
             event: dict[str, Any] = {"index": self._num_tokens, "token": token}
             if self._request.top_n_tokens:
-                event["top_tokens"] = [_token(one, one.text) for one in chunk.top_tokens[position]]
+                ranked = chunk.top_tokens[position] if position < len(chunk.top_tokens) else []
+                event["top_tokens"] = [_token(one, one.text) for one in ranked]
             event |= {"generated_text": None, "details": None}
             if position == len(tokens) - 1 and chunk.finish_reason is not None:
                 event |= {"generated_text": "".join(self._texts), "details": self._details(chunk)}

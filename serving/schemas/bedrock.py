@@ -26,5 +26,6 @@ def parse(payload: dict[str, Any], stream: bool) -> LmiRequest:
     fields = {"temperature": given["temperature"], "top_p": given["top_p"], "max_tokens": given["max_gen_len"]}
     if stream:
         fields["logprobs"] = 0
-    request = GenerationRequest(encodable(prompt), fields, stream, use_generation_config=False)
+    model = payload.get("model")
+    request = GenerationRequest(encodable(prompt), fields, stream, model=model, use_generation_config=False)
     return LmiRequest([request], return_full_text=True, output_format="3p")

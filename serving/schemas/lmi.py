@@ -30,15 +30,24 @@ def parse(payload: dict[str, Any], defaults: Defaults) -> LmiRequest:
     full_text = any([flag(fields, "return_full_text"), flag(fields, "echo")])
     prefill = flag(fields, "decoder_input_details")
     top_n_tokens = count(fields, "top_n_tokens")
-    prompt_only = full_text and not stream and fields.get("max_new_tokens") == 0
+    prompt_only = (
+        full_text and not stream and parameters.is_zero(fields.get("max_new_tokens")) and "max_tokens" not in fields
+    )
     if defaults.greedy and "do_sample" not in fields:
         fields.setdefault("temperature", 0.0)
     _rename(fields, prompt_only)
     num_sequences = parameters.sequences(fields, stream, is_greedy=fields.get("temperature") == 0)
     if details or stream:
         fields["logprobs"] = _logprobs(fields.get("logprobs"), top_n_tokens)
-    if details and (prefill or (full_text and not stream)):
+    if stream and num_sequences > 1 and output_format != "lmi":
+        raise PayloadError(
+            "Input parsing failed: several sequences are only supported without streaming in this format"
+        )
+    shows_prompt = prefill or (full_text and not stream and not fields.get("use_beam_search"))
+    if details and shows_prompt:
         fields.setdefault("prompt_logprobs", 1)
+    if "prompt_logprobs" in fields:
+        parameters.refuse_prompt_logprobs(fields, stream)
     prompts, is_batch = _prompts(fields.pop("prompt", payload.get("inputs")), stream)
     model = fields.pop("model", None) or payload.get("model")
     return LmiRequest(
@@ -60,7 +69,7 @@ def _rename(fields: dict[str, Any], prompt_only: bool) -> None:
     max_new_tokens = fields.pop("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)
     if prompt_only:
         max_new_tokens = 1
-    if isinstance(max_new_tokens, int) and max_new_tokens < 1:
+    if isinstance(max_new_tokens, int) and max_new_tokens < 1 and "max_tokens" not in fields:
         raise PayloadError(f"Input parsing failed: max_new_tokens must be at least 1, got {max_new_tokens}")
     fields.setdefault("max_tokens", max_new_tokens)
     if "do_sample" in fields and not flag(fields, "do_sample"):
@@ -103,4 +112,6 @@ def _prompts(inputs: Any, stream: bool) -> tuple[list[str | list[int]], bool]:
 def _seed(fields: dict[str, Any]) -> int | None:
     """The seed as the details show it; its value is checked by the engine."""
     seed = fields.get("seed")
-    return seed if isinstance(seed, int) else int(seed) if isinstance(seed, str) and seed.isdigit() else None
+    if isinstance(seed, str) and seed.isascii() and seed.isdigit() and len(seed) < 20:
+        return int(seed)
+    return seed if isinstance(seed, int) else None

@@ -8,6 +8,11 @@ from serving.errors import PayloadError
 DEFAULT_MAX_NEW_TOKENS = 30
 _GUIDED = {"guided_json": "json", "guided_regex": "regex", "guided_choice": "choice", "guided_grammar": "grammar"}
 
+_NOT_WITH_BEAMS = (
+    "stop", "stop_token_ids", "structured_outputs", "response_format", "min_tokens", "logit_bias", "bad_words",
+    "allowed_token_ids", "prompt_logprobs",
+)  # fmt: skip
+
 
 def of(payload: dict[str, Any]) -> dict[str, Any]:
     """A copy of the payload's `parameters`.
@@ -80,23 +85,52 @@ def sequences(fields: dict[str, Any], stream: bool, is_greedy: bool) -> int:
     """
     beams, best_of = count(fields, "num_beams"), count(fields, "best_of")
     fields.pop("early_stopping", None)
-    if beams > 1:
-        fields["n"] = beams
+    if "n" in fields:
+        fields["n"] = _whole(fields["n"], "n")
     if beams > 1 or flag(fields, "use_beam_search"):
-        if stream:
-            raise PayloadError("Input parsing failed: beam search is only supported without streaming")
-        fields |= {"use_beam_search": True, "temperature": 0.0}
-        return number(fields.get("n"), 1)
+        return _beams(fields, stream, max(beams, best_of, fields.get("n", 1)))
     fields.pop("length_penalty", None)
-    shown = number(fields.get("n"), 1)
+    shown: int = fields.get("n", 1)
     if best_of > shown and not is_greedy:
         if stream:
             raise PayloadError("Input parsing failed: best_of is only supported without streaming")
         fields["n"] = best_of
-    if number(fields.get("n"), 1) > 1 and not stream:
+    if fields.get("n", 1) > 1 and not stream:
         # The best sequence comes first, and which one that is takes log-probabilities.
         fields.setdefault("logprobs", 0)
     return shown
+
+
+def _beams(fields: dict[str, Any], stream: bool, width: int) -> int:
+    """vLLM's beam search, which knows fewer fields than sampling does."""
+    if stream:
+        raise PayloadError("Input parsing failed: beam search is only supported without streaming")
+    if unknown := [name for name in _NOT_WITH_BEAMS if fields.get(name) is not None]:
+        raise PayloadError(f"Input parsing failed: {unknown[0]} is not supported with beam search")
+    fields |= {"use_beam_search": True, "temperature": 0.0, "n": width}
+    return width
+
+
+def refuse_prompt_logprobs(fields: dict[str, Any], stream: bool) -> None:
+    """What shows the prompt's tokens goes neither with async mode's stream nor with beam search."""
+    if stream:
+        raise PayloadError("Input parsing failed: prompt_logprobs are only supported without streaming")
+    if fields.get("use_beam_search"):
+        raise PayloadError("Input parsing failed: prompt_logprobs is not supported with beam search")
+
+
+def is_zero(value: Any) -> bool:
+    """The number, and not `false`."""
+    return value == 0 and not isinstance(value, bool)
+
+
+def _whole(value: Any, name: str) -> int:
+    """A whole number, also as a text."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
+        return int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PayloadError(f"Input parsing failed: {name} must be a whole number, got {value!r}")
+    return value
 
 
 def number(value: Any, default: int) -> int:

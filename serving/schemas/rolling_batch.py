@@ -33,8 +33,9 @@ _FIELDS: Mapping[str, type | tuple[type, ...]] = {
 """Fields of vLLM's completion request that reach it, and their types in JSON."""
 _MAY_BE_NULL = frozenset({"logprobs", "prompt_logprobs", "structured_outputs", "response_format"})
 _OURS = frozenset({"adapters", "max_tokens"})
+_MOST_REPORTED = 100
 _dropped: set[str] = set()
-"""Names that were reported once."""
+"""Names that were reported once; clients cannot fill the log with ever new ones."""
 
 
 def parse(payload: dict[str, Any], defaults: Defaults) -> LmiRequest:
@@ -89,7 +90,7 @@ def _fields(given: dict[str, Any], stream: bool) -> tuple[dict[str, Any], int]:
     guide(given)
     num_sequences = parameters.sequences(given, stream, greedy)
     unknown = given.keys() - _FIELDS.keys() - _OURS - _dropped
-    if unknown:
+    if unknown and len(_dropped) < _MOST_REPORTED:
         _dropped.update(unknown)
         logger.warning("parameters without effect in rolling-batch mode: %s", ", ".join(sorted(unknown)))
     fields = {name: _typed(name, value) for name, value in given.items() if name in _FIELDS}
@@ -113,6 +114,8 @@ def _is_greedy(do_sample: Any, temperature: Any) -> bool:
     """`do_sample` false, nothing said about sampling at all, or a temperature of zero."""
     if do_sample is None:
         return temperature is None or temperature == 0
+    if do_sample not in (True, False, "true", "True", "false", "False"):
+        raise PayloadError(f"Input parsing failed: do_sample must be true or false, got {do_sample!r}")
     return do_sample is False or do_sample in ("false", "False")
 
 

@@ -7,12 +7,12 @@ from typing import Any
 from serving.errors import PayloadError
 from serving.schemas import parameters
 from serving.schemas.generation import GenerationRequest, LmiRequest
-from serving.schemas.parameters import count, encodable, flag, number, strings
+from serving.schemas.parameters import count, encodable, flag, strings
 
 _DEFAULT_MAX_NEW_TOKENS = 100
 _SAMPLING = ("temperature", "top_k", "top_p")
 _RENAMED = {"stop": "stop", "stop_sequences": "stop", "truncate": "truncate_prompt_tokens"}
-_PASSED = ("temperature", "top_k", "top_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "seed", "n")
+_PASSED = ("temperature", "top_k", "top_p", "repetition_penalty", "frequency_penalty", "presence_penalty", "seed")
 _GRAMMARS = {"json": "json", "json_object": "json", "regex": "regex"}
 
 
@@ -37,7 +37,7 @@ def parse(payload: dict[str, Any], stream: bool, output_format: str) -> LmiReque
     if prefill and stream:
         raise PayloadError("`decoder_input_details` == true is not supported when streaming tokens")
     fields = _fields(given)
-    best_of = number(given.get("best_of"), 1)
+    best_of = count(given, "best_of") or 1
     if best_of > 1:
         if stream:
             raise PayloadError("`best_of` != 1 is not supported when streaming tokens")

@@ -363,3 +363,31 @@ def test_resolving_reads_no_variables_of_this_process(monkeypatch: pytest.Monkey
 def test_keys_of_every_source_count(tmp_path: Path) -> None:
     config = resolve({"VLLM_API_KEY": "b"}, ["org/m", "--api-key", "a"], Host(root=tmp_path), tmp_path)
     assert config.vllm_arguments["api_key"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "env",
+    [{"OPTION_API_KEY": "[S3CRET"}, {"OPTION_KV_TRANSFER_CONFIG": "{api_key: S3CRET"}, {"OPTION_API_KEY": "true"}],
+)
+def test_secrets_in_a_refusal_do_not_show(env: dict[str, str]) -> None:
+    try:
+        text = str(resolved(**env).warnings)
+    except ConfigError as error:
+        text = str(error)
+    assert "S3CRET" not in text
+
+
+def test_pooler_that_does_not_normalize() -> None:
+    env = {"OPTION_TASK": "text-embedding", "OPTION_NORMALIZE": "false"}
+    given = resolved(**env, OPTION_POOLER_CONFIG='{"pooling_type": "CLS"}').vllm_arguments["pooler_config"]
+    assert given == {"pooling_type": "CLS", "use_activation": False}
+    assert resolved(**env, OPTION_POOLER_CONFIG="5").vllm_arguments["pooler_config"] == 5
+    assert "pooler_config" not in resolved(OPTION_NORMALIZE="false").vllm_arguments
+
+
+def test_nested_flags_that_contradict() -> None:
+    ((kind, text),) = problems("--hf-overrides.a", "1", "--hf-overrides.a.b", "2")
+    assert (kind, text) == (
+        "USAGE",
+        "--hf-overrides.a.b: a has a value already, which is no object; see lmi serve --help",
+    )

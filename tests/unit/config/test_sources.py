@@ -290,3 +290,14 @@ def test_first_layer_wins_and_keeps_what_it_overrode() -> None:
 def test_last_setting_of_a_layer_counts() -> None:
     first, last = Setting("dtype", "fp16", "flag"), Setting("dtype", "bf16", "flag")
     assert merge([[first, last]]) == {"dtype": Effective(last)}
+
+
+def test_secrets_in_a_disagreement_do_not_show(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        properties(tmp_path, "option.api_key=S1\noption.api-key=S2")
+    assert str(raised.value).startswith("api_key=*** and api_key=*** set the same option")
+
+
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read .*: Is a directory"):
+        from_properties(tmp_path, [])

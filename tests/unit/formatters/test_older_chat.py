@@ -19,6 +19,7 @@ CHAT = {"messages": []}
     [
         ({}, None, "json_chat", None),
         ({"stream": True}, None, "sse_chat", None),
+        ({"stream": "false"}, None, "json_chat", None),
         ({"stream": True}, "jsonlines_chat", "jsonlines_chat", None),
         ({"stream": True}, "json_chat", "json_chat", None),
         ({}, "sse_chat", "sse_chat", None),
@@ -51,12 +52,14 @@ def vllm_object(message: dict[str, Any], reason: str | None, stop: object = None
     [
         ({"role": "assistant", "content": "x"}, "stop", None, "eos_token"),
         ({"role": "assistant", "content": "x"}, "stop", "y", "stop_sequence"),
+        ({"role": "assistant", "content": "x"}, "stop", 7, "stop_sequence"),
+        ({"role": "assistant", "content": "x"}, "stop", 106, "eos_token"),
         ({"role": "assistant", "content": "x"}, "length", None, "length"),
         ({"role": "assistant", "content": None, "tool_calls": [{"id": "c"}]}, "tool_calls", None, "tool_calls"),
     ],
 )
 def test_whole(message: dict[str, Any], reason: str, stop: object, word: str) -> None:
-    assert json.loads(older_chat.whole(vllm_object(message, reason, stop))) == {
+    assert json.loads(older_chat.whole(vllm_object(message, reason, stop), [7])) == {
         "id": "i",
         "object": "o",
         "created": 5,

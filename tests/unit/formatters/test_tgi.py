@@ -57,9 +57,10 @@ def test_stream() -> None:
     }  # fmt: skip
 
 
-def test_stream_that_ends_between_two_tokens() -> None:
-    stream = TgiFormatter().stream(request())
-    stream.step(GenerationChunk(0, "a", [A], 1))
+@pytest.mark.parametrize("top_n_tokens", [0, 2])
+def test_stream_that_ends_between_two_tokens(top_n_tokens: int) -> None:
+    stream = TgiFormatter().stream(request(top_n_tokens=top_n_tokens))
+    stream.step(GenerationChunk(0, "a", [A], 1, top_tokens=[[A]]))
     event = json.loads(stream.step(GenerationChunk(0, "", [], 0, "abort")).removeprefix(b"data:"))
     assert (event["generated_text"], event["details"]["generated_tokens"]) == ("a", 1)
 

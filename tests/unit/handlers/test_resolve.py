@@ -2,17 +2,24 @@
 """Which handler is chosen, what is said about options that mean nothing to it, and formats that do not exist."""
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.routing import APIRoute
 
 from handlers.default import DefaultHandler
 from handlers.embedding import EmbeddingHandler
-from handlers.resolve import check, resolve
+from handlers.resolve import OUTPUT_FORMATS, resolve, tgi_routes, without_effect
 from handlers.rolling_batch import RollingBatchHandler
+from serving import error_responses
+from serving.config.host import Host
 from serving.config.mode import Mode
 from serving.config.options import LmiOptions
+from serving.config.resolve import ResolvedConfig
+from serving.config.resolve import resolve as resolve_config
 from serving.errors import ConfigError
+from serving.routers import tgi
 from tests.fakes import FakeEngine
 
 pytestmark = pytest.mark.pure
@@ -32,15 +39,34 @@ def test_handler(engine: FakeEngine, caplog: pytest.LogCaptureFixture, mode: Any
     assert [record.message for record in caplog.records] == [f"handler: {mode}, because a reason"]
 
 
+def configured(tmp_path: Path, name: str) -> ResolvedConfig:
+    env = {"HF_MODEL_ID": "org/m", "OPTION_OUTPUT_FORMATTER": name}
+    return resolve_config(env, [], Host(device_count=1), tmp_path, OUTPUT_FORMATS)
+
+
 @pytest.mark.parametrize("name", ["json", "jsonlines", "sse", "json_chat", "jsonlines_chat", "sse_chat"])
-def test_format(name: str) -> None:
-    assert check(Mode("rolling_batch", ""), options(output_formatter=name)) == []
+def test_format(tmp_path: Path, name: str) -> None:
+    assert configured(tmp_path, name).options.output_formatter == name
 
 
-@pytest.mark.parametrize("name", ["none", "lmi", "tgi", "3p", "JSON", ""])
-def test_format_that_does_not_exist(name: str) -> None:
-    with pytest.raises(ConfigError, match=f"output_formatter='{name}': expected one of json, jsonlines, sse, "):
-        check(Mode("async", ""), options(output_formatter=name))
+@pytest.mark.parametrize("name", ["lmi", "tgi", "3p", "JSON"])
+def test_format_that_does_not_exist(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        configured(tmp_path, name)
+    (problem,) = raised.value.problems
+    assert problem.text.startswith(f"output_formatter='{name}': expected one of json, jsonlines, sse, json_chat")
+    assert problem.origin == "OPTION_OUTPUT_FORMATTER"
+
+
+def test_model_that_only_embeds(engine: FakeEngine) -> None:
+    engine.tasks = ("embed", "token_embed")
+    assert isinstance(resolve(engine, Mode("async", ""), options()), EmbeddingHandler)
+
+
+def test_routes_of_tgi(engine: FakeEngine) -> None:
+    """The paths that have a handler are those that have a route, and TGI's errors."""
+    paths = {route.path for route in tgi.router.routes if isinstance(route, APIRoute)}
+    assert paths == {*tgi_routes(engine), "/info"} == error_responses.TGI_PATHS
 
 
 @pytest.mark.parametrize(
@@ -54,11 +80,14 @@ def test_format_that_does_not_exist(name: str) -> None:
     ],
 )
 def test_option_of_another_mode(mode: Any, given: dict[str, Any], text: str) -> None:
-    (warning,) = check(Mode(mode, ""), options(**given))
+    (warning,) = without_effect(Mode(mode, ""), options(**given))
     assert warning.startswith(text)
 
 
 def test_every_option_where_it_belongs() -> None:
-    assert check(Mode("async", ""), options(tgi_compat=True, output_formatter="sse", lmi_default_greedy=True)) == []
-    assert check(Mode("rolling_batch", ""), options(bedrock_compat=True, tgi_compat=True)) == []
-    assert check(Mode("embedding", ""), options(normalize=False)) == []
+    assert (
+        without_effect(Mode("async", ""), options(tgi_compat=True, output_formatter="sse", lmi_default_greedy=True))
+        == []
+    )
+    assert without_effect(Mode("rolling_batch", ""), options(bedrock_compat=True, tgi_compat=True)) == []
+    assert without_effect(Mode("embedding", ""), options(normalize=False)) == []

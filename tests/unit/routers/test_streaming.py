@@ -5,6 +5,7 @@ import asyncio
 import json
 import logging
 
+import httpx
 import pytest
 from fastapi import FastAPI
 
@@ -178,3 +179,13 @@ async def test_client_leaves_while_it_sends_its_body(app: FastAPI, engine: FakeE
     exchange.leave()
     await exchange.run()
     assert engine.requests == []
+
+
+@pytest.mark.parametrize(("path", "body"), [
+    ("/invocations", {"inputs": "x", "adapters": "\ud800"}),
+    ("/generate", {"inputs": "x", "parameters": {"adapter_id": "\ud800"}}),
+])  # fmt: skip
+async def test_half_a_surrogate_in_an_error(client: httpx.AsyncClient, path: str, body: dict[str, object]) -> None:
+    answer = await client.post(path, content=json.dumps(body), headers={"content-type": "application/json"})
+    assert answer.status_code in (422, 424)
+    assert "\ud800" in answer.json()["error"]

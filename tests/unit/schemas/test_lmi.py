@@ -54,6 +54,11 @@ def parsed(parameters: dict[str, Any], **payload: Any) -> LmiRequest:
         ({"use_beam_search": True, "n": 3, "temperature": 0.7},
          {"max_tokens": 30, "n": 3, "use_beam_search": True, "temperature": 0.0}),
         ({"length_penalty": 0.5}, {"max_tokens": 30}),
+        ({"use_beam_search": True, "best_of": 4},
+         {"max_tokens": 30, "n": 4, "use_beam_search": True, "temperature": 0.0}),
+        ({"num_beams": 2, "return_full_text": True, "details": True},
+         {"max_tokens": 30, "n": 2, "use_beam_search": True, "temperature": 0.0, "logprobs": 1}),
+        ({"n": "2"}, {"max_tokens": 30, "n": 2, "logprobs": 0}),
         ({"max_new_tokens": 0, "return_full_text": True}, {"max_tokens": 1}),
         ({"details": True}, {"max_tokens": 30, "logprobs": 1}),
         ({"details": True, "logprobs": 3}, {"max_tokens": 30, "logprobs": 3}),
@@ -166,6 +171,18 @@ def test_prompt_among_the_parameters_wins() -> None:
         ({"stream": True, "parameters": {"best_of": 2}}, "best_of is only supported without streaming"),
         ({"stream": True, "parameters": {"num_beams": 2}}, "beam search is only supported without streaming"),
         ({"stream": True, "parameters": {"use_beam_search": True}}, "beam search is only supported without streaming"),
+        ({"parameters": {"num_beams": 2, "stop": ["x"]}}, "stop is not supported with beam search"),
+        ({"parameters": {"num_beams": 2, "guided_choice": ["x"]}},
+         "structured_outputs is not supported with beam search"),
+        ({"parameters": {"num_beams": 2, "details": True, "decoder_input_details": True}},
+         "prompt_logprobs is not supported with beam search"),
+        ({"stream": True, "parameters": {"prompt_logprobs": 1}},
+         "prompt_logprobs are only supported without streaming"),
+        ({"parameters": {"n": "x"}}, "n must be a whole number, got 'x'"),
+        ({"parameters": {"n": 2.5}}, "n must be a whole number, got 2.5"),
+        ({"parameters": {"n": None}}, "n must be a whole number, got None"),
+        ({"parameters": {"max_new_tokens": 0, "return_full_text": True, "stream": True}},
+         "max_new_tokens must be at least 1, got 0"),
         ({"parameters": {"best_of": "2"}}, "best_of must be a whole number from 0, got '2'"),
         ({"parameters": {"stop_sequences": [1]}}, "stop_sequences must be a list of strings, got [1]"),
         ({"parameters": {"stop": 1, "stop_sequences": ["a"]}}, "stop must be a list of strings, got 1"),
@@ -198,3 +215,26 @@ def test_payload_without_a_known_key() -> None:
     with pytest.raises(PayloadError) as raised:
         dispatch.parse({"text": "a"}, ASYNC)
     assert str(raised.value) == "Input parsing failed: invalid payload. must contain prompt, inputs, or messages"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "prompt_only", "max_tokens"),
+    [
+        ({"max_new_tokens": 0, "return_full_text": True}, True, 1),
+        ({"max_new_tokens": 0, "return_full_text": True, "max_tokens": 50}, False, 50),
+    ],
+)
+def test_prompt_alone(parameters: dict[str, Any], prompt_only: bool, max_tokens: int) -> None:
+    request = parsed(parameters)
+    assert (request.prompt_only, request.generations[0].fields["max_tokens"]) == (prompt_only, max_tokens)
+
+
+@pytest.mark.parametrize("seed", ["\N{SUPERSCRIPT TWO}", "9" * 5000, "x", 1.5])
+def test_seed_that_the_engine_will_refuse(seed: Any) -> None:
+    assert parsed({"seed": seed}).seed is None
+
+
+def test_several_streams_in_a_format_that_shows_one() -> None:
+    payload = {"inputs": "a", "parameters": {"n": 2, "output_formatter": "sse"}}
+    with pytest.raises(PayloadError, match="several sequences are only supported without streaming in this format"):
+        parse(payload, Defaults(formats={"sse": True}))

@@ -34,6 +34,7 @@ def parsed(parameters: dict[str, Any] | None, stream: bool = False) -> LmiReques
         ({"details": True, "decoder_input_details": True, "top_n_tokens": 2},
          {"max_tokens": 100, "temperature": 0.0, "logprobs": 2, "prompt_logprobs": 1}),
         ({"best_of": 2, "do_sample": True, "seed": 1}, {"max_tokens": 100, "seed": 1, "n": 2, "logprobs": 0}),
+        ({"n": 2}, {"max_tokens": 100, "temperature": 0.0}),
         ({"watermark": False, "typical_p": 1.0}, {"max_tokens": 100, "temperature": 0.0}),
     ],
 )  # fmt: skip
@@ -63,6 +64,8 @@ def test_stream_shows_tokens_and_not_the_prompt() -> None:
         ({"decoder_input_details": True}, True, "`decoder_input_details` == true is not supported"),
         ({"grammar": {"type": "lark", "value": "x"}}, False, "`grammar` must be an object with a type, json or regex"),
         ({"grammar": "a+"}, False, "`grammar` must be an object"),
+        ({"best_of": "3"}, False, "best_of must be a whole number"),
+        ({"best_of": -1}, False, "best_of must be a whole number"),
         ({"details": "perhaps"}, False, "details must be true or false"),
     ],
 )
