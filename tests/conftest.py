@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures for every tier, and the conformance table at the end of the report."""
 
+import subprocess
 from collections import Counter
 from datetime import date
 from pathlib import Path
@@ -80,9 +81,21 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         outcomes = Counter(outcome for outcome, _ in _seconds.values())
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
         rows = [f"| {name} | {outcome} | {seconds:.0f} |" for name, (outcome, seconds) in _seconds.items()]
-        head = ["# Long tests", "", f"`make test-long` on {date.today()}, vLLM {_vllm_version()}: {counts}.", ""]
+        head = [
+            "# Long tests",
+            "",
+            f"`make test-long` on {date.today()}, commit {_commit()}, vLLM {_vllm_version()}: {counts}.",
+            "",
+        ]
         table = ["| test | outcome | seconds, its server's start included |", "|---|---|---:|", *rows, ""]
         Path(path).write_text("\n".join(head + table))
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=ROOT
+    )
+    return done.stdout.strip() or "unknown"
 
 
 def _vllm_version() -> str:

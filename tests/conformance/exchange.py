@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends the request of one case and checks its answer; the same for the scripted and for the real engine."""
 
+import asyncio
 import re
 from typing import Any
 
@@ -25,6 +26,14 @@ async def check(case: Case, client: httpx.AsyncClient, values: dict[str, str]) -
         given.get("method", "POST"), given.get("path", "/invocations"), headers=headers, **body
     )
     assert_response(response, _filled(case.expect, values))
+
+
+async def check_together(case: Case, client: httpx.AsyncClient) -> None:
+    """Sends the requests of one case at once, and then the first one again: one's fault is not another's."""
+    payloads = [_lmi_payload(request) for request in case.given["requests"]]
+    answers = await asyncio.gather(*(client.post("/invocations", json=payload) for payload in payloads))
+    assert [answer.status_code for answer in answers] == case.expect["statuses"]
+    assert (await client.post("/invocations", json=payloads[0])).status_code == 200
 
 
 def _lmi_payload(given: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import boto3
@@ -15,6 +16,7 @@ from huggingface_hub.errors import ValidationError
 
 from serving import demo
 from tests.e2e.process import LmiProcess
+from tests.e2e.sagemaker import endpoint
 
 pytestmark = pytest.mark.engine
 ANSWERS = demo.answers()
@@ -79,50 +81,52 @@ class TestInferenceClient:
 
 
 class TestSageMakerRuntime:
-    """boto3's `sagemaker-runtime` client, its endpoint set to the server."""
+    """boto3's `sagemaker-runtime` client, on an endpoint in front of the server."""
 
     @pytest.fixture
-    def invoke(self, url: str) -> Any:
-        """What `invoke_endpoint` sends, on the container's own path."""
-        client = boto3.client(
-            "sagemaker-runtime",
-            region_name="us-east-1",
-            endpoint_url=url,
-            aws_access_key_id="x",
-            aws_secret_access_key="x",
-            config=Config(retries={"max_attempts": 0}),
-        )
-        # The service puts `/endpoints/NAME` before the path; behind it the container sees `/invocations`.
-        client.meta.events.register("before-sign.sagemaker-runtime.*", _on_the_container)
-        return lambda body, **more: client.invoke_endpoint(
-            EndpointName="demo", ContentType="application/json", Body=json.dumps(body), **more
-        )
+    def client(self, url: str) -> Iterator[Any]:
+        with endpoint(url) as address:
+            yield boto3.client(
+                "sagemaker-runtime",
+                region_name="us-east-1",
+                endpoint_url=address,
+                aws_access_key_id="x",
+                aws_secret_access_key="x",
+                config=Config(retries={"max_attempts": 0}),
+            )
 
-    def test_lmi_body(self, invoke: Any) -> None:
-        answer = invoke({"inputs": QUESTION, "parameters": {"max_new_tokens": 40}})
+    @staticmethod
+    def request(body: dict[str, Any], **more: str) -> dict[str, Any]:
+        return {"EndpointName": "demo", "ContentType": "application/json", "Body": json.dumps(body), **more}
+
+    def test_lmi_body(self, client: Any) -> None:
+        answer = client.invoke_endpoint(**self.request({"inputs": QUESTION, "parameters": {"max_new_tokens": 40}}))
         assert json.loads(answer["Body"].read()) == {"generated_text": ANSWER}
 
-    def test_custom_attributes_are_tolerated(self, invoke: Any) -> None:
-        answer = invoke({"inputs": QUESTION}, CustomAttributes="trace=1", Accept="application/xml")
-        assert json.loads(answer["Body"].read()) == {"generated_text": ANSWER}
+    def test_custom_attributes_are_tolerated(self, client: Any) -> None:
+        request = self.request({"inputs": QUESTION}, CustomAttributes="trace=1", Accept="application/xml")
+        assert json.loads(client.invoke_endpoint(**request)["Body"].read()) == {"generated_text": ANSWER}
 
-    def test_openai_body(self, invoke: Any) -> None:
-        answer = invoke({"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 40})
+    def test_openai_body(self, client: Any) -> None:
+        body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 40}
+        answer = client.invoke_endpoint(**self.request(body))
         assert json.loads(answer["Body"].read())["choices"][0]["message"]["content"] == ANSWER
 
-    def test_stream(self, invoke: Any) -> None:
-        answer = invoke({"inputs": QUESTION, "stream": True, "parameters": {"max_new_tokens": 40}})
-        lines = [json.loads(line) for line in answer["Body"].iter_lines() if line]
-        assert "".join(line["token"]["text"] for line in lines) == lines[-1]["generated_text"] == ANSWER
+    def test_response_stream(self, client: Any) -> None:
+        """Many parts, which join to the lines that the server wrote."""
+        body = {"inputs": EMOJI_QUESTION, "stream": True, "parameters": {"max_new_tokens": 60}}
+        answer = client.invoke_endpoint_with_response_stream(**self.request(body))
+        parts = [event["PayloadPart"]["Bytes"] for event in answer["Body"]]
+        lines = [json.loads(line) for line in b"".join(parts).splitlines() if line]
+        assert (
+            "".join(line["token"]["text"] for line in lines) == lines[-1]["generated_text"] == ANSWERS[EMOJI_QUESTION]
+        )
+        assert len(parts) > 3
 
-    def test_refusal(self, invoke: Any) -> None:
+    def test_refusal(self, client: Any) -> None:
         with pytest.raises(ClientError) as raised:
-            invoke({"inputs": QUESTION, "parameters": {"top_p": 7}})
+            client.invoke_endpoint(**self.request({"inputs": QUESTION, "parameters": {"top_p": 7}}))
         assert raised.value.response["ResponseMetadata"]["HTTPStatusCode"] == 424
-
-
-def _on_the_container(request: Any, **_: object) -> None:
-    request.url = request.url.replace("/endpoints/demo/invocations", "/invocations")
 
 
 async def test_many_kinds_at_once(server: LmiProcess) -> None:

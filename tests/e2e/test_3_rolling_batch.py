@@ -10,7 +10,7 @@ import pytest
 
 from serving import demo
 from tests.conformance.cases import Case, cases
-from tests.conformance.exchange import check
+from tests.conformance.exchange import check, check_together
 from tests.e2e.process import LmiProcess, wait_for_metric
 
 pytestmark = pytest.mark.engine
@@ -35,6 +35,13 @@ async def test_contract(case: Case, batch: LmiProcess, record_property) -> None:
     record_property("case", (case.contract, case.id, bool(case.deviation)))
     async with httpx.AsyncClient(base_url=batch.url, timeout=60) as client:
         await check(case, client, {"model": "demo", "long": "many words " * 3000})
+
+
+@pytest.mark.parametrize("case", cases("schemas", "together", "rolling_batch"), ids=str)
+async def test_contract_of_several_requests(case: Case, batch: LmiProcess, record_property) -> None:
+    record_property("case", (case.contract, case.id, bool(case.deviation)))
+    async with httpx.AsyncClient(base_url=batch.url, timeout=60) as client:
+        await check_together(case, client)
 
 
 def test_start(batch: LmiProcess) -> None:
