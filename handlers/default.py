@@ -5,35 +5,23 @@
 """
 
 from handlers import generation
-from handlers.base import InferenceRequest, InferenceResponse, adapter_of
+from handlers.base import InferenceRequest, InferenceResponse
 from serving.engine.base import Engine
-from serving.errors import AdapterNotFound
-from serving.schemas import content, dispatch
+from serving.schemas import dispatch
 from serving.schemas.generation import OpenAIRequest
 from serving.schemas.output import Defaults
 
 
-class DefaultHandler:
+class DefaultHandler(generation.EngineHandler):
     """LMI's vLLM async service."""
 
     def __init__(self, engine: Engine, defaults: Defaults):
-        self._engine = engine
+        super().__init__(engine)
         self._defaults = defaults
-
-    async def start(self) -> None:
-        """Nothing to get ready: the engine is."""
-
-    async def close(self) -> None:
-        """Nothing to release: the engine has its own owner."""
 
     async def handle(self, request: InferenceRequest) -> InferenceResponse:
         """Answers one payload in LMI's or OpenAI's words."""
-        payload = content.decode(request.content_type, request.body)
-        adapter = adapter_of(request, payload)
-        if adapter and adapter not in self._engine.adapters:
-            raise AdapterNotFound(adapter, self._engine.adapters)
-        if adapter:
-            payload["model"] = adapter
+        payload = generation.payload_of(self._engine, request)
         parsed = dispatch.parse(payload, self._defaults)
         if isinstance(parsed, OpenAIRequest):
             return await generation.openai(self._engine, parsed, request)

@@ -4,34 +4,18 @@
 import json
 
 from handlers import generation
-from handlers.base import InferenceRequest, InferenceResponse, adapter_of
-from serving.engine.base import Engine
-from serving.errors import AdapterNotFound
+from handlers.base import InferenceRequest, InferenceResponse
 from serving.formatters.base import JSON
-from serving.schemas import content, embedding
+from serving.schemas import embedding
 from serving.schemas.generation import OpenAIRequest
 
 
-class EmbeddingHandler:
+class EmbeddingHandler(generation.EngineHandler):
     """LMI's embedding service, and OpenAI's bodies on LMI's routes."""
-
-    def __init__(self, engine: Engine):
-        self._engine = engine
-
-    async def start(self) -> None:
-        """Nothing to get ready: the engine is."""
-
-    async def close(self) -> None:
-        """Nothing to release: the engine has its own owner."""
 
     async def handle(self, request: InferenceRequest) -> InferenceResponse:
         """Answers with one vector per text, or, where the body says `input`, with OpenAI's object."""
-        payload = content.decode(request.content_type, request.body)
-        adapter = adapter_of(request, payload)
-        if adapter and adapter not in self._engine.adapters:
-            raise AdapterNotFound(adapter, self._engine.adapters)
-        if adapter:
-            payload["model"] = adapter
+        payload = generation.payload_of(self._engine, request)
         if "input" in payload and "inputs" not in payload:
             return await generation.openai(self._engine, OpenAIRequest("embedding", payload), request)
         vectors = await self._engine.embed(embedding.parse(payload))

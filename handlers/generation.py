@@ -5,15 +5,46 @@ import asyncio
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from handlers.base import InferenceRequest, InferenceResponse
+from handlers.base import InferenceRequest, InferenceResponse, adapter_of
 from serving.engine.base import Engine
+from serving.errors import AdapterNotFound
 from serving.formatters.base import JSON, JSON_LINES, Formatter
 from serving.formatters.registry import FORMATS
+from serving.schemas import content
 from serving.schemas.generation import GenerationChunk, GenerationRequest, LmiRequest, OpenAIRequest
 
 _T = TypeVar("_T")
+
+
+class EngineHandler:
+    """A handler that has nothing to get ready and nothing to release: the engine is ready, and has its own owner."""
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+
+    async def start(self) -> None:
+        """Nothing to do."""
+
+    async def close(self) -> None:
+        """Nothing to do."""
+
+
+def payload_of(engine: Engine, request: InferenceRequest) -> dict[str, Any]:
+    """The decoded body; where the request names an adapter, that is its `model`.
+
+    Raises:
+        PayloadError: the body cannot be read.
+        AdapterNotFound: the adapter is not loaded.
+    """
+    payload = content.decode(request.content_type, request.body)
+    adapter = adapter_of(request, payload)
+    if adapter and adapter not in engine.adapters:
+        raise AdapterNotFound(adapter, engine.adapters)
+    if adapter:
+        payload["model"] = adapter
+    return payload
 
 
 async def answer(engine: Engine, request: LmiRequest, request_id: str) -> InferenceResponse:

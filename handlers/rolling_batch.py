@@ -14,7 +14,7 @@ _FORWARDED_API = "x-amzn-sagemaker-forwarded-api"
 _STREAMING_API = "InvokeEndpointWithResponseStream"
 
 
-class RollingBatchHandler:
+class RollingBatchHandler(generation.EngineHandler):
     """LMI's rolling batch.
 
     Args:
@@ -25,16 +25,10 @@ class RollingBatchHandler:
     """
 
     def __init__(self, engine: Engine, defaults: Defaults, has_adapters: bool, reads_bedrock: bool):
-        self._engine = engine
+        super().__init__(engine)
         self._defaults = defaults
         self._has_adapters = has_adapters
         self._reads_bedrock = reads_bedrock
-
-    async def start(self) -> None:
-        """Nothing to get ready: the engine is."""
-
-    async def close(self) -> None:
-        """Nothing to release: the engine has its own owner."""
 
     async def handle(self, request: InferenceRequest) -> InferenceResponse:
         """Answers one payload in LMI's words, or a chat in OpenAI's."""

@@ -11,7 +11,7 @@ from serving.schemas import content, tgi
 from serving.schemas.parameters import flag
 
 
-class TgiHandler:
+class TgiHandler(generation.EngineHandler):
     """One of TGI's routes.
 
     Args:
@@ -20,21 +20,16 @@ class TgiHandler:
     """
 
     def __init__(self, engine: Engine, stream: bool | Literal["body"]):
-        self._engine = engine
+        super().__init__(engine)
         self._stream = stream
-
-    async def start(self) -> None:
-        """Nothing to get ready: the engine is."""
-
-    async def close(self) -> None:
-        """Nothing to release: the engine has its own owner."""
 
     async def handle(self, request: InferenceRequest) -> InferenceResponse:
         """Answers one body in TGI's words."""
         payload = content.decode(request.content_type, request.body)
-        in_list = self._stream == "body"
-        stream = flag(payload, "stream") if self._stream == "body" else self._stream
-        parsed = tgi.parse(payload, stream, "tgi_list" if in_list else "tgi")
+        if self._stream == "body":
+            parsed = tgi.parse(payload, flag(payload, "stream"), "tgi_list")
+        else:
+            parsed = tgi.parse(payload, self._stream, "tgi")
         adapter = parsed.generations[0].model
         if adapter and adapter not in self._engine.adapters:
             raise PayloadError(f"adapter `{adapter}` is not loaded; loaded are {sorted(self._engine.adapters)}")

@@ -150,9 +150,7 @@ def from_environment(env: Mapping[str, str], warnings: list[str]) -> "Variables"
     """
     given = {name: (value, name) for name, value in env.items() if value}
     given |= {name: entry for name, entry in _from_tgi(env, warnings).items() if name not in given}
-    hub = [
-        Setting(name, env[key], key, spelling=option) for key, (name, option) in _HF_VARIABLES.items() if env.get(key)
-    ]
+    hub = [Setting(name, *given[key], spelling=option) for key, (name, option) in _HF_VARIABLES.items() if key in given]
     found: dict[str, tuple[str, str]] = {}
     for variable in sorted(given, key=lambda name: not name.isupper()):
         if not variable.startswith("OPTION_"):

@@ -75,8 +75,6 @@ _REMEDIES = (
     (r"not supported", "see vLLM's list of supported models and quantization methods"),
 )  # fmt: skip
 """A pattern in an engine's start failure, and what most often helps."""
-
-
 _NEEDS_TORCHVISION = (
     "models that see images need torchvision of the same build as torch: "
     "pip install torchvision==0.28.0+cpu --index-url https://download.pytorch.org/whl/cpu"
@@ -114,11 +112,7 @@ class VllmEngine:
             for name, path in self._adapters.items():
                 await self._load_adapter(name, path)
             if "generate" in self.tasks:
-                tokenizer = self._client.get_tokenizer()
-                ends = self._client.model_config.try_get_generation_config().get("eos_token_id") or ()
-                ends = {tokenizer.eos_token_id, *([ends] if isinstance(ends, int) else ends)}
-                special = frozenset(tokenizer.all_special_ids)
-                self._vocabulary = Vocabulary(special, frozenset(ends), tokenizer.decode)
+                self._vocabulary = self._read_vocabulary()
                 await self._warm_up()
             # From here on: the first request compiles a helper, which no client should have to be quick for.
             self.gate.limits = self._limits
@@ -278,6 +272,13 @@ class VllmEngine:
         result = await self.state.openai_serving_models.load_lora_adapter(request)
         if isinstance(result, ErrorResponse):
             logger.error("adapter %s is not available: %s", name, _one_line(result.error.message))
+
+    def _read_vocabulary(self) -> Vocabulary:
+        """Special tokens and end tokens once, because the tokenizer makes their lists anew each time."""
+        tokenizer = self._client.get_tokenizer()
+        ends = self._client.model_config.try_get_generation_config().get("eos_token_id") or []
+        end_ids = {tokenizer.eos_token_id, *(ends if isinstance(ends, list) else [ends])}
+        return Vocabulary(frozenset(tokenizer.all_special_ids), frozenset(end_ids), tokenizer.decode)
 
     async def _warm_up(self) -> None:
         """The first request with log-probabilities compiles a helper, which would cost a client seconds."""

@@ -2,7 +2,7 @@
 """What an output format is, and the words all formats share."""
 
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from serving.schemas.generation import GenerationChunk, LmiRequest, Token
 
@@ -15,6 +15,9 @@ Framing = Literal["lmi", "lines", "events", "tgi"]
 
 _LOWEST = -9999.0
 """What stands for a log-probability of minus infinity, which JSON cannot say; vLLM uses the same."""
+
+_NO_TOKEN = Token(-1, "", None)
+"""On the last line of a stream that ended between two tokens, as an aborted one does; LMI uses the same number."""
 
 
 class StreamFormatter(Protocol):
@@ -57,6 +60,20 @@ def finish_word(chunk: GenerationChunk) -> str | None:
 def finite(logprob: float | None) -> float | None:
     """A log-probability that JSON can say."""
     return None if logprob is None else max(logprob, _LOWEST)
+
+
+def tokens_to_show(chunk: GenerationChunk) -> Sequence[Token]:
+    """The new tokens; for an end without one a token of number -1, because the end needs a line."""
+    return chunk.tokens or ([_NO_TOKEN] if chunk.finish_reason is not None else [])
+
+
+def best_with_others(sequences: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first of one prompt's answers; the others stand in its details, if it has any."""
+    best, *others = sequences
+    if others and "details" in best:
+        rest = [{"generated_text": one["generated_text"], **one["details"]} for one in others]
+        best["details"]["best_of_sequences"] = rest
+    return best
 
 
 def pieces(text: str, tokens: Sequence[Token]) -> list[str]:

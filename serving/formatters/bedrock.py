@@ -5,15 +5,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from serving.formatters.base import JSON, JSON_LINES, Framing, finish_word
-from serving.schemas.generation import GenerationChunk, LmiRequest, Token
-
-_NO_TOKEN = Token(-1, "", None)
-"""On the last line of a stream that ended between two tokens, as an aborted one does."""
+from serving.formatters.base import JSON, JSON_LINES, Framing, finish_word, tokens_to_show
+from serving.schemas.generation import GenerationChunk, LmiRequest
 
 
 class BedrockFormatter:
-    """The format `3p`, streamed `3p_stream`."""
+    """The format of that schema."""
 
     media_type = JSON
     stream_media_type = JSON_LINES
@@ -39,10 +36,10 @@ class BedrockStream:
     def step(self, chunk: GenerationChunk) -> bytes:
         """One line per new token."""
         lines = []
-        tokens = chunk.tokens or ([_NO_TOKEN] if chunk.finish_reason is not None else [])
+        tokens = tokens_to_show(chunk)
         for position, token in enumerate(tokens):
             prompt = chunk.num_prompt_tokens if self._num_tokens == 0 else None
-            self._num_tokens += token is not _NO_TOKEN
+            self._num_tokens += token.id >= 0
             is_last = position == len(tokens) - 1
             lines.append(_object(token.text, prompt, self._num_tokens, finish_word(chunk) if is_last else None) + b"\n")
         return b"".join(lines)

@@ -10,14 +10,21 @@ from collections.abc import Sequence
 from json.encoder import encode_basestring
 from typing import Any
 
-from serving.formatters.base import JSON, JSON_LINES, Framing, finish_word, finite, pieces
+from serving.formatters.base import (
+    JSON,
+    JSON_LINES,
+    Framing,
+    best_with_others,
+    finish_word,
+    finite,
+    pieces,
+    tokens_to_show,
+)
 from serving.schemas.generation import GenerationChunk, LmiRequest, Token
 
 _LINE = '{"index": %d, "token": {"id": %d, "text": %s, "logprob": %s}, "generated_text": %s, "details": %s}\n'
 _END = "\n\n"
 """LMI ends a stream with two blank lines."""
-_NO_TOKEN = Token(-1, "", None)
-"""On the last line of a choice that ended between two tokens, as an aborted one does; LMI uses the same number."""
 
 
 class LmiFormatter:
@@ -29,7 +36,10 @@ class LmiFormatter:
 
     def whole(self, request: LmiRequest, answers: Sequence[Sequence[GenerationChunk]]) -> bytes:
         """One object, or a list of them where the request was a list; ends with a newline."""
-        objects = [_answer(request, number, sequences) for number, sequences in enumerate(answers)]
+        objects = [
+            best_with_others([_sequence(request, number, chunk) for chunk in sequences])
+            for number, sequences in enumerate(answers)
+        ]
         return json.dumps(objects if request.is_batch else objects[0], ensure_ascii=False).encode() + b"\n"
 
     def stream(self, request: LmiRequest) -> "LmiStream":
@@ -51,7 +61,7 @@ class LmiStream:
 
     def step(self, chunk: GenerationChunk) -> bytes:
         """One line per new token; a choice's last line carries its whole text and the details."""
-        tokens = chunk.tokens or ([_NO_TOKEN] if chunk.finish_reason is not None else [])
+        tokens = tokens_to_show(chunk)
         index, last = chunk.index, len(tokens) - 1
         self._texts[index].append(chunk.text)
         self._num_tokens[index] += chunk.num_tokens
@@ -63,7 +73,7 @@ class LmiStream:
             lines.append(_LINE % (index, token.id, encode_basestring(piece), _number(token.logprob), text, details))
         if chunk.finish_reason is not None:
             self._finished += 1
-            if self._finished == int(self._request.generations[0].fields.get("n", 1)):
+            if self._finished == self._request.generations[0].fields.get("n", 1):
                 lines.append(_END)
         return "".join(lines).encode()
 
@@ -81,15 +91,6 @@ class LmiStream:
             },
             ensure_ascii=False,
         )
-
-
-def _answer(request: LmiRequest, number: int, sequences: Sequence[GenerationChunk]) -> dict[str, Any]:
-    best, *others = [_sequence(request, number, chunk) for chunk in sequences]
-    if others and request.details:
-        best["details"]["best_of_sequences"] = [
-            {"generated_text": one["generated_text"], **one["details"]} for one in others
-        ]
-    return best
 
 
 def _sequence(request: LmiRequest, number: int, chunk: GenerationChunk) -> dict[str, Any]:

@@ -5,11 +5,17 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from serving.formatters.base import EVENTS, JSON, Framing, finish_word, finite, pieces
+from serving.formatters.base import (
+    EVENTS,
+    JSON,
+    Framing,
+    best_with_others,
+    finish_word,
+    finite,
+    pieces,
+    tokens_to_show,
+)
 from serving.schemas.generation import GenerationChunk, LmiRequest, Token
-
-_NO_TOKEN = Token(-1, "", None)
-"""In the last event of a stream that ended between two tokens, as an aborted one does."""
 
 
 class TgiFormatter:
@@ -25,11 +31,7 @@ class TgiFormatter:
     def whole(self, request: LmiRequest, answers: Sequence[Sequence[GenerationChunk]]) -> bytes:
         """The best sequence; the others stand in its details."""
         (sequences,) = answers
-        best, *others = [_sequence(request, chunk) for chunk in sequences]
-        if others and request.details:
-            best["details"]["best_of_sequences"] = [
-                {"generated_text": one["generated_text"], **one["details"]} for one in others
-            ]
+        best = best_with_others([_sequence(request, chunk) for chunk in sequences])
         return json.dumps([best] if self._in_list else best, ensure_ascii=False).encode()
 
     def stream(self, request: LmiRequest) -> "TgiStream":
@@ -48,7 +50,7 @@ class TgiStream:
     def step(self, chunk: GenerationChunk) -> bytes:
         """One event per new token; the last one carries the whole text and the details."""
         self._texts.append(chunk.text)
-        tokens = chunk.tokens or ([_NO_TOKEN] if chunk.finish_reason is not None else [])
+        tokens = tokens_to_show(chunk)
         events = []
         for position, token in enumerate(_tokens(chunk.text, tokens)):
             self._num_tokens += token["id"] >= 0

@@ -6,24 +6,12 @@ from starlette.responses import Response
 
 from serving.errors import MethodNotAllowed, ModelNotFound
 from serving.routers.context import context
+from serving.routers.openapi import json_body
 from serving.routers.streaming import answer
 
 router = APIRouter(tags=["inference"])
 
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "description": "`inputs` and `parameters` (LMI), `prompt` or `messages` (OpenAI).",
-                    "example": {"inputs": "What is LoRA?", "parameters": {"max_new_tokens": 40}},
-                }
-            }
-        },
-    }
-}
+_BODY = json_body(description="`inputs` and `parameters` (LMI), `prompt` or `messages` (OpenAI).")
 
 
 @router.post("/invocations", summary="Generate", openapi_extra=_BODY)

@@ -9,25 +9,12 @@ from starlette.responses import Response
 
 from serving import error_responses
 from serving.routers.context import context
+from serving.routers.openapi import json_body
 from serving.routers.streaming import answer
 
 router = APIRouter(tags=["tgi"])
 
-_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["inputs"],
-                    "properties": {"inputs": {"type": "string"}, "parameters": {"type": "object"}},
-                    "example": {"inputs": "What is LoRA?", "parameters": {"max_new_tokens": 40}},
-                }
-            }
-        },
-    }
-}
+_BODY = json_body(required=["inputs"], properties={"inputs": {"type": "string"}, "parameters": {"type": "object"}})
 
 
 @router.post("/", summary="Generate; the answer is in a list, or a stream", openapi_extra=_BODY)

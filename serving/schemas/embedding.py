@@ -6,7 +6,7 @@ from typing import Any
 from serving.errors import PayloadError
 from serving.schemas import parameters
 from serving.schemas.generation import EmbeddingRequest
-from serving.schemas.parameters import encodable
+from serving.schemas.parameters import encodable, is_whole
 
 _GENERATION = ("prompt", "messages")
 
@@ -26,12 +26,12 @@ def parse(payload: dict[str, Any]) -> EmbeddingRequest:
         raise PayloadError("Input parsing failed: inputs must not be empty")
     if isinstance(inputs, str):
         inputs = [inputs]
-    if isinstance(inputs, list) and all(_is_id(item) for item in inputs):
+    if isinstance(inputs, list) and all(is_whole(item) for item in inputs):
         inputs = [inputs]
     elif not isinstance(inputs, list) or not all(isinstance(item, str) for item in inputs):
         kind = "a mixed list" if isinstance(inputs, list) else type(inputs).__name__
         raise PayloadError(f"Input parsing failed: 'inputs' must be a string or list of strings, got {kind}")
-    given = {name: value for name, value in parameters.of(payload).items() if value is not None}
+    given = parameters.without_null(parameters.of(payload))
     return EmbeddingRequest(
         inputs=[encodable(item) if isinstance(item, str) else item for item in inputs],
         model=payload.get("model"),
@@ -41,13 +41,9 @@ def parse(payload: dict[str, Any]) -> EmbeddingRequest:
     )
 
 
-def _is_id(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def _length(given: dict[str, Any], name: str) -> int | None:
     """A number of tokens or dimensions; -1 is left to the engine, which knows it."""
     value = given.get(name)
-    if value is not None and not _is_id(value):
+    if value is not None and not is_whole(value):
         raise PayloadError(f"Input parsing failed: {name} must be a whole number, got {value!r}")
     return value

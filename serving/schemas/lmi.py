@@ -24,7 +24,7 @@ def parse(payload: dict[str, Any], defaults: Defaults) -> LmiRequest:
     """
     fields = parameters.of(payload)
     fields = {name: value for name, value in fields.items() if (value is not None or name == "n") and name not in _OURS}
-    asks = any([flag(fields, "stream"), flag({"stream": payload.get("stream")}, "stream")])
+    asks = parameters.asks_for_stream(payload, fields)
     output_format, stream = output.choose(fields.pop("output_formatter", None), asks, defaults)
     details = flag(fields, "details", default=defaults.tgi_compat)
     full_text = any([flag(fields, "return_full_text"), flag(fields, "echo")])
@@ -100,7 +100,7 @@ def _prompts(inputs: Any, stream: bool) -> tuple[list[str | list[int]], bool]:
     if not isinstance(inputs, list):
         kind = "null" if inputs is None else type(inputs).__name__
         raise PayloadError(f"Input parsing failed: inputs must be a string or a list of strings, got {kind}")
-    if all(isinstance(item, int) and not isinstance(item, bool) for item in inputs):
+    if all(parameters.is_whole(item) for item in inputs):
         return [inputs], False
     if not all(isinstance(item, str) for item in inputs):
         raise PayloadError("Input parsing failed: inputs must be a string, a list of strings or a list of token ids")

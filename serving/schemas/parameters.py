@@ -38,12 +38,27 @@ def flag(fields: dict[str, Any], name: str, default: bool = False) -> bool:
     raise PayloadError(f"Input parsing failed: {name} must be true or false, got {value!r}")
 
 
+def asks_for_stream(payload: dict[str, Any], fields: dict[str, Any]) -> bool:
+    """The payload wants a stream, by its own flag or by the one in its parameters, which is taken out of `fields`."""
+    return any([flag(fields, "stream"), flag({"stream": payload.get("stream")}, "stream")])
+
+
+def without_null(fields: dict[str, Any]) -> dict[str, Any]:
+    """`fields` without those that are null, which means absent."""
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def is_whole(value: Any) -> bool:
+    """A whole number, and not `true` or `false`, which Python takes for one."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def count(fields: dict[str, Any], name: str) -> int:
     """Takes a whole number that is not negative out of `fields`; absent means 0."""
     value = fields.pop(name, 0)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if not is_whole(value) or value < 0:
         raise PayloadError(f"Input parsing failed: {name} must be a whole number from 0, got {value!r}")
-    return value
+    return int(value)
 
 
 def strings(value: Any, name: str) -> list[str]:
@@ -128,11 +143,11 @@ def _whole(value: Any, name: str) -> int:
     """A whole number, also as a text."""
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
         return int(value)
-    if isinstance(value, bool) or not isinstance(value, int):
+    if not is_whole(value):
         raise PayloadError(f"Input parsing failed: {name} must be a whole number, got {value!r}")
-    return value
+    return int(value)
 
 
 def number(value: Any, default: int) -> int:
     """`value` if it is a whole number; what else it may be is left to the engine to refuse."""
-    return value if isinstance(value, int) and not isinstance(value, bool) else default
+    return value if is_whole(value) else default

@@ -49,7 +49,7 @@ def parse(payload: dict[str, Any], defaults: Defaults) -> LmiRequest:
         kind = "an empty string" if inputs == "" else "null" if inputs is None else type(inputs).__name__
         raise PayloadError(f"Input parsing failed: inputs must be a string that is not empty, got {kind}")
     given = parameters.of(payload)
-    asks = any([flag(given, "stream"), flag({"stream": payload.get("stream")}, "stream")])
+    asks = parameters.asks_for_stream(payload, given)
     output_format, stream = output.choose(given.pop("output_formatter", None), asks, defaults)
     asks_for_several = any(number(given.get(name), 1) > 1 for name in ("best_of", "num_beams", "n"))
     details = flag(given, "details", default=defaults.tgi_compat) or (asks_for_several and not stream)
@@ -57,7 +57,7 @@ def parse(payload: dict[str, Any], defaults: Defaults) -> LmiRequest:
     top_n_tokens = count(given, "top_n_tokens")
     show_prompt = flag(given, "decoder_input_details")
     fields, num_sequences = _fields(given, stream)
-    if stream and number(fields.get("n"), 1) > 1:
+    if stream and fields.get("n", 1) > 1:
         raise PayloadError("Input parsing failed: n above 1 is only supported without streaming")
     if (details or stream) and fields.get("logprobs") is None:
         fields["logprobs"] = max(1, top_n_tokens)

@@ -7,7 +7,7 @@ from typing import Any
 from serving.errors import PayloadError
 from serving.schemas import parameters
 from serving.schemas.generation import GenerationRequest, LmiRequest
-from serving.schemas.parameters import count, encodable, flag, strings
+from serving.schemas.parameters import count, encodable, flag, strings, without_null
 
 _DEFAULT_MAX_NEW_TOKENS = 100
 _SAMPLING = ("temperature", "top_k", "top_p")
@@ -30,7 +30,7 @@ def parse(payload: dict[str, Any], stream: bool, output_format: str) -> LmiReque
     inputs = payload.get("inputs")
     if not isinstance(inputs, str) or not inputs:
         raise PayloadError("`inputs` must be a string that is not empty")
-    given = {name: value for name, value in parameters.of(_without_null(payload)).items() if value is not None}
+    given = without_null(parameters.of(without_null(payload)))
     _refuse(given)
     details, full_text = flag(given, "details"), flag(given, "return_full_text")
     prefill, top_n_tokens = flag(given, "decoder_input_details"), count(given, "top_n_tokens")
@@ -59,10 +59,6 @@ def parse(payload: dict[str, Any], stream: bool, output_format: str) -> LmiReque
         output_format=output_format,
         num_sequences=best_of,
     )
-
-
-def _without_null(payload: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in payload.items() if value is not None}
 
 
 def _refuse(given: dict[str, Any]) -> None:

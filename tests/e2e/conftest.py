@@ -11,11 +11,8 @@ from tests.e2e.process import LmiProcess
 @pytest.fixture(scope="session")
 def server() -> Iterator[LmiProcess]:
     """`lmi serve --demo` on a free port; ended by the last test, or here."""
-    process = LmiProcess(["--demo", "--port", "0", "--shutdown-timeout", "150"])
-    try:
-        yield process.wait_ready()
-    finally:
-        process.end()
+    with LmiProcess(["--demo", "--port", "0", "--shutdown-timeout", "150"]) as process:
+        yield process
 
 
 @pytest.fixture

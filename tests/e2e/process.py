@@ -54,6 +54,13 @@ class LmiProcess:
                 self._ready.set()
         self._ready.set()
 
+    def __enter__(self) -> "LmiProcess":
+        """Ready when the block begins, gone when it ends."""
+        return self.wait_ready()
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
     def wait_ready(self) -> "LmiProcess":
         """Returns once the server said that it is ready; fails with its output if it does not."""
         self._ready.wait(START_TIMEOUT_S)

@@ -21,11 +21,8 @@ QUESTION = "What is LoRA?"
 def batch() -> Iterator[LmiProcess]:
     """`lmi serve --demo` in rolling batch, quantized to fp8."""
     env = {"OPTION_ROLLING_BATCH": "vllm", "OPTION_MAX_ROLLING_BATCH_SIZE": "64", "OPTION_QUANTIZE": "fp8"}
-    process = LmiProcess(["--demo", "--port", "0"], env)
-    try:
-        yield process.wait_ready()
-    finally:
-        process.end()
+    with LmiProcess(["--demo", "--port", "0"], env) as process:
+        yield process
 
 
 @pytest.mark.parametrize(

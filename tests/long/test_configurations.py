@@ -43,11 +43,8 @@ def store(tmp_path: Path) -> Path:
 @contextmanager
 def served(*arguments: str, **env: str) -> Iterator[LmiProcess]:
     """`lmi serve` on a free port until the block ends."""
-    process = LmiProcess([*arguments, "--port", "0"], env)
-    try:
-        yield process.wait_ready()
-    finally:
-        process.end()
+    with LmiProcess([*arguments, "--port", "0"], env) as process:
+        yield process
 
 
 def assert_answers(process: LmiProcess, adapter: str | None = None) -> None:

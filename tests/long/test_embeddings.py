@@ -18,11 +18,8 @@ pytestmark = pytest.mark.long
 @pytest.fixture(scope="module")
 def server() -> Iterator[LmiProcess]:
     """The demo model, asked for vectors instead of text."""
-    process = LmiProcess(["--demo", "--port", "0"], {"OPTION_TASK": "text-embedding"})
-    try:
-        yield process.wait_ready()
-    finally:
-        process.end()
+    with LmiProcess(["--demo", "--port", "0"], {"OPTION_TASK": "text-embedding"}) as process:
+        yield process
 
 
 def vectors(server: LmiProcess, **payload: object) -> list[list[float]]:

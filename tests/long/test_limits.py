@@ -20,11 +20,8 @@ LONG = {"max_tokens": 2000, "min_tokens": 2000, "ignore_eos": True}
 def server() -> Iterator[LmiProcess]:
     """One sequence at a time, one more may wait, two seconds for a first output."""
     env = {"OPTION_MAX_ROLLING_BATCH_SIZE": "1", "SERVING_JOB_QUEUE_SIZE": "1", "OPTION_PREDICT_TIMEOUT": "2"}
-    process = LmiProcess(["--demo", "--port", "0"], env)
-    try:
-        yield process.wait_ready()
-    finally:
-        process.end()
+    with LmiProcess(["--demo", "--port", "0"], env) as process:
+        yield process
 
 
 @contextmanager

@@ -26,11 +26,8 @@ def server(request: pytest.FixtureRequest) -> Iterator[LmiProcess]:
         "OPTION_TOOL_CALL_PARSER": "hermes",
         "OPTION_ROLLING_BATCH": request.param,
     }
-    process = LmiProcess(["--demo", "--port", "0"], env)
-    try:
-        yield process.wait_ready()
-    finally:
-        process.end()
+    with LmiProcess(["--demo", "--port", "0"], env) as process:
+        yield process
 
 
 @pytest.mark.parametrize("path", ["/invocations", "/v1/chat/completions"])

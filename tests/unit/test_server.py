@@ -48,17 +48,19 @@ class Run:
             await asyncio.wait_for(self.code, 5)
         self.sock.close()
 
-    async def until_in_flight(self, engine: FakeEngine) -> None:
+    async def start_long_stream(self, engine: FakeEngine) -> asyncio.Task[httpx.Response]:
+        """A stream that has reached the engine."""
+        stream = asyncio.create_task(self.client.post("/invocations", json=LONG))
         async with asyncio.timeout(5):
             while engine.num_in_flight == 0:
                 await asyncio.sleep(0.01)
+        return stream
 
 
 async def test_sigterm_drains(engine: FakeEngine) -> None:
     engine.step_s = 0.02
     async with Run(engine, delay_s=0.5) as run:
-        stream = asyncio.create_task(run.client.post("/invocations", json=LONG))
-        await run.until_in_flight(engine)
+        stream = await run.start_long_stream(engine)
         os.kill(os.getpid(), signal.SIGTERM)
         await asyncio.sleep(0.1)
         ping = await run.client.get("/ping")
@@ -80,8 +82,7 @@ async def test_sigint_does_not_wait_for_the_delay(engine: FakeEngine) -> None:
 async def test_second_sigint_does_not_wait_at_all(engine: FakeEngine) -> None:
     engine.step_s = 60
     async with Run(engine, timeout_s=60) as run:
-        stream = asyncio.create_task(run.client.post("/invocations", json=LONG))
-        await run.until_in_flight(engine)
+        stream = await run.start_long_stream(engine)
         os.kill(os.getpid(), signal.SIGINT)
         await asyncio.sleep(0.3)
         assert not run.code.done()
@@ -93,8 +94,7 @@ async def test_second_sigint_does_not_wait_at_all(engine: FakeEngine) -> None:
 async def test_timeout_ends_what_is_in_flight(engine: FakeEngine) -> None:
     engine.step_s = 60
     async with Run(engine, timeout_s=1) as run:
-        stream = asyncio.create_task(run.client.post("/invocations", json=LONG))
-        await run.until_in_flight(engine)
+        stream = await run.start_long_stream(engine)
         os.kill(os.getpid(), signal.SIGTERM)
         assert await asyncio.wait_for(run.code, 5) == 0
         assert engine.num_in_flight == 0
