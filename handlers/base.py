@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The contract between routers and handlers: one request in, one response out, streamed or not."""
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from serving.errors import PayloadError
 from serving.formatters.base import Framing
 
+CUSTOM_ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
+"""SageMaker's header for whatever else a client wants to say."""
 _ADAPTER_HEADER = "x-amzn-sagemaker-adapter-identifier"
 
 
@@ -19,11 +21,13 @@ class InferenceRequest:
         body: the raw bytes.
         headers: lower-case names; the last of a repeated header.
         request_id: the id in logs and in the `x-request-id` header of the answer.
+        query: the parameters of the URL, in order.
     """
 
     body: bytes
     headers: Mapping[str, str]
     request_id: str
+    query: Sequence[tuple[str, str]] = ()
 
     @property
     def content_type(self) -> str | None:
@@ -38,8 +42,9 @@ class InferenceResponse:
     Attributes:
         body: all bytes, or a generator of what to write, one item per write. The router pulls the first item before it
             sends the status, so that every failure up to there is an ordinary error, and always closes the generator.
-        media_type: the exact `content-type`.
+        media_type: the exact `content-type`; empty for none.
         framing: how a stream says that it failed.
+        on_delivered: called once, when an answer that is not streamed was sent or its client left.
     """
 
     body: bytes | AsyncGenerator[bytes]
@@ -47,6 +52,7 @@ class InferenceResponse:
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     framing: Framing = "lmi"
+    on_delivered: Callable[[], None] | None = None
 
 
 class Handler(Protocol):
@@ -67,6 +73,12 @@ class Handler(Protocol):
     async def close(self) -> None:
         """Releases what `start` took; called once, after the last request."""
         ...
+
+
+def custom_attributes(header: str) -> dict[str, str]:
+    """The pairs of `a=1;b=2`; what has no `=` is left out."""
+    pairs = [part.partition("=") for part in header.split(";")]
+    return {name.strip(): text.strip() for name, separator, text in pairs if separator}
 
 
 def adapter_of(request: InferenceRequest, payload: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@
 
 from handlers import generation
 from handlers.base import InferenceRequest, InferenceResponse
+from handlers.user_formatters import UserFormatters
 from serving.engine.base import Engine
 from serving.schemas import dispatch
 from serving.schemas.generation import OpenAIRequest
@@ -15,14 +16,16 @@ from serving.schemas.output import Defaults
 class DefaultHandler(generation.EngineHandler):
     """LMI's vLLM async service."""
 
-    def __init__(self, engine: Engine, defaults: Defaults):
-        super().__init__(engine)
+    def __init__(self, engine: Engine, defaults: Defaults, formatters: UserFormatters | None = None):
+        super().__init__(engine, formatters)
         self._defaults = defaults
 
     async def handle(self, request: InferenceRequest) -> InferenceResponse:
         """Answers one payload in LMI's or OpenAI's words."""
-        payload = generation.payload_of(self._engine, request)
+        payload, adapter = await self._read(request)
         parsed = dispatch.parse(payload, self._defaults)
+        if (formatter := self._output_formatter(adapter, payload)) is not None:
+            return await self._formatted(parsed, formatter, request)
         if isinstance(parsed, OpenAIRequest):
             return await generation.openai(self._engine, parsed, request)
         return await generation.answer(self._engine, parsed, request.request_id)

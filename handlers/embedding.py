@@ -11,11 +11,11 @@ from serving.schemas.generation import OpenAIRequest
 
 
 class EmbeddingHandler(generation.EngineHandler):
-    """LMI's embedding service, and OpenAI's bodies on LMI's routes."""
+    """LMI's embedding service, and OpenAI's bodies on LMI's routes; of the user's formatters those for input."""
 
     async def handle(self, request: InferenceRequest) -> InferenceResponse:
         """Answers with one vector per text, or, where the body says `input`, with OpenAI's object."""
-        payload = generation.payload_of(self._engine, request)
+        payload, _ = await self._read(request)
         if "input" in payload and "inputs" not in payload:
             return await generation.openai(self._engine, OpenAIRequest("embedding", payload), request)
         vectors = await self._engine.embed(embedding.parse(payload))

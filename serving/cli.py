@@ -1,23 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The `lmi` command. `serve` is where everything is put together: configuration, engine, handler, app, server."""
+"""The `lmi` command: from arguments to a configuration, and from there to a running server (`run.py`)."""
 
 import json
 import logging
 import os
-import socket
 import sys
 import time
-from argparse import Namespace
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from handlers import resolve as handlers_of
+from handlers.user_code import UserCode
 from serving import demo, log
 from serving.config import report
 from serving.config.command_line import USAGE, wants_help
@@ -25,11 +23,14 @@ from serving.config.host import Host
 from serving.config.resolve import ResolvedConfig, resolve
 from serving.errors import ConfigError
 from serving.starting import Starting
+from serving.user_packages import UserPython, prepare
 
 logger = logging.getLogger(__name__)
 app = typer.Typer(
     help="LMI Server: AWS LMI's contract on vLLM, in one process.", no_args_is_help=True, add_completion=False
 )
+handler_app = typer.Typer(help="For people who write handlers.", no_args_is_help=True)
+app.add_typer(handler_app, name="handler")
 
 
 class _RawCommand(TyperCommand):
@@ -55,6 +56,26 @@ def serve_command(ctx: typer.Context) -> None:
 def config_command(ctx: typer.Context) -> None:
     """Show what `lmi serve` with the same arguments would do, where each setting comes from, and what is wrong."""
     raise typer.Exit(show_config(ctx.args))
+
+
+@app.command("reload")
+def reload_command(
+    url: Annotated[str, typer.Option(help="Where the server listens.")] = "http://127.0.0.1:8080",
+    model: Annotated[str | None, typer.Option(help="The endpoint's name; default: the one the server has.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="VLLM_API_KEY", help="A key of the server's.")] = None,
+) -> None:
+    """Have a running server run its model.py as it is on disk now."""
+    raise typer.Exit(_reload(url.rstrip("/"), model, api_key))
+
+
+@handler_app.command("test")
+def handler_test_command(
+    directory: Annotated[Path, typer.Argument(help="The model directory.", exists=True, file_okay=False)],
+    request: Annotated[Path, typer.Option(help="File with the request's body.", exists=True, dir_okay=False)],
+    header: Annotated[list[str] | None, typer.Option(help="A request header, `name: value`; can be repeated.")] = None,
+) -> None:
+    """Send one request to the handler in DIRECTORY, without an engine, and print the answer."""
+    raise typer.Exit(_handler_test(directory, request, header or []))
 
 
 def main() -> None:
@@ -107,7 +128,9 @@ def _resolved(argv: Sequence[str]) -> ResolvedConfig:
     """The configuration of this process, its handler's part included."""
     host = Host.local(os.environ)
     config = resolve(os.environ, argv, host, demo.MODEL_DIR, handlers_of.OUTPUT_FORMATS)
-    return replace(config, warnings=[*config.warnings, *handlers_of.without_effect(config.mode, config.options)])
+    warnings = list(config.warnings)
+    code = handlers_of.user_code(config, warnings)
+    return replace(config, warnings=warnings + handlers_of.without_effect(config.mode, config.options, code))
 
 
 def _print_problems(error: ConfigError) -> None:
@@ -119,7 +142,10 @@ def _serve(config: ResolvedConfig, starting: Starting, began: float) -> int:
     from serving.server import bind
 
     values = config.vllm_arguments
+    before = dict(os.environ)
     with bind(values["host"], values["port"], values.get("uds")) as sock:
+        code = handlers_of.user_code(config, [])
+        python = _user_python(config, code)
         os.environ.update(config.environment)
         if "TORCHDYNAMO_DISABLE" in config.environment:
             logger.warning(
@@ -128,79 +154,67 @@ def _serve(config: ResolvedConfig, starting: Starting, began: float) -> int:
             )
         import uvloop
 
+        from serving.assembly import Setup
         from serving.engine.engine_args import namespace
+        from serving.run import run
 
         args = namespace(values)
         try:
-            code: int = uvloop.run(_run(config, args, sock, starting, began))
+            return int(uvloop.run(run(Setup(config, code, python, before), args, sock, starting, began)))
         finally:
             if "uds" in values:
                 Path(values["uds"]).unlink(missing_ok=True)
-        return code
 
 
-async def _run(config: ResolvedConfig, args: Namespace, sock: socket.socket, starting: Starting, began: float) -> int:
-    """Engine, handler, app and server, in this order; the engine is closed whatever happens."""
-    from serving.app import create_app
-    from serving.engine import vllm_app
-    from serving.engine.vllm_engine import VllmEngine
-    from serving.health import Health
-    from serving.routers.context import Context
-    from serving.server import Server
+def _reload(url: str, model: str | None, api_key: str | None) -> int:
+    """Asks the server; returns the exit code."""
+    from urllib.error import HTTPError, URLError
+    from urllib.request import Request, urlopen
 
-    engine = VllmEngine(args, config.model_name, config.limits, config.adapters)
+    headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        with starting.within(config.limits.start_s):
-            await engine.start()
-        handler = handlers_of.resolve(engine, config.mode, config.options)
-        await handler.start()
-        health = Health(engine)
-        application = create_app(
-            Context(config.model_name, handler, health, handlers_of.tgi_routes(engine), engine.facts),
-            config.server,
-            lifespan=vllm_app.lifespan,
-            api_keys=args.api_key or (),
-            upstream_paths=("/invocations",) if config.options.invocations_api == "openai" else (),
-            attach=partial(vllm_app.attach, state=engine.state, tasks=engine.tasks, model_config=engine.model_config),
-            **vllm_app.fastapi_options(args),
-        )
-        options = vllm_app.uvicorn_options(args)
-        server = Server(application, engine, health, config.server.shutdown_delay, args.shutdown_timeout, options)
-        refresher = vllm_app.refresh_certificates(args, server.config.ssl)
-        code = await server.run(sock, partial(_announce, config, engine.tasks, sock, began))
-        if refresher is not None:
-            refresher.stop()
-        await handler.close()
-        return code
-    finally:
-        await engine.close()
+        if model is None:
+            with urlopen(Request(f"{url}/models", headers=headers)) as answer:
+                model = json.load(answer)["models"][0]["modelName"]
+        with urlopen(Request(f"{url}/models/{model}/reload", b"", headers)) as answer:
+            print(json.load(answer)["status"])
+        return 0
+    except HTTPError as error:
+        text = error.read().decode("utf-8", "replace").strip()
+        print(f"lmi: error: {url} answers {error.code}: {text}", file=sys.stderr)
+    except (URLError, ValueError) as error:
+        print(f"lmi: error: no server at {url}: {error}", file=sys.stderr)
+    return 1
 
 
-def _announce(config: ResolvedConfig, tasks: Sequence[str], sock: socket.socket, began: float) -> None:
-    """Says that the server is ready, with a command that shows it."""
-    address = sock.getsockname()
-    where = f"--unix-socket {address} http://localhost" if isinstance(address, str) else _url(config, *address[:2])
-    key = " -H 'authorization: Bearer YOUR_KEY'" if config.vllm_arguments.get("api_key") else ""
-    print(
-        f"lmi: model {config.model_name} is ready after {time.monotonic() - began:.1f} s. Try:\n"
-        f"curl -s {where}{_example(config, tasks)}{key}",
-        flush=True,
+def _handler_test(directory: Path, request: Path, headers: Sequence[str]) -> int:
+    """One request to the handler in `directory`; returns the exit code."""
+    from serving import handler_test
+
+    log.setup()
+    try:
+        config = _resolved([str(directory)])
+        code = handlers_of.user_code(config, [])
+        return handler_test.run(config, code, _user_python(config, code), request, headers)
+    except ConfigError as error:
+        _print_problems(error)
+        return error.exit_code
+
+
+def _user_python(config: ResolvedConfig, code: UserCode | None) -> UserPython:
+    """What runs the user's code; installs what it asks for."""
+    warnings: list[str] = []
+    options = config.options
+    python = prepare(
+        config.model_dir,
+        python_executable=options.python_executable,
+        enable_venv=options.enable_venv,
+        env={**os.environ, **options.env},
+        has_worker=code is not None and code.needs_worker,
+        has_formatters=code is not None and code.has_formatters,
+        warnings=warnings,
     )
-
-
-def _example(config: ResolvedConfig, tasks: Sequence[str]) -> str:
-    """Path and body of a request that this server can answer, for curl."""
-    body: dict[str, Any] = {"inputs": "What is LoRA?", "parameters": {"max_new_tokens": 40}}
-    if config.options.invocations_api == "openai":
-        body = {"prompt": "What is LoRA?", "max_tokens": 40}
-    if "generate" not in tasks:
-        body = {"inputs": "What is LoRA?"} if "embed" in tasks else {}
-    if not body:
-        return "/v1/models"
-    return f"/invocations -H 'content-type: application/json' -d '{json.dumps(body)}'"
-
-
-def _url(config: ResolvedConfig, host: str, port: int) -> str:
-    scheme = "https" if config.vllm_arguments.get("ssl_certfile") else "http"
-    name = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-    return f"{scheme}://{name}:{port}"
+    for warning in warnings:
+        logger.warning("%s", warning)
+    sys.path += python.api_path
+    return python

@@ -2,8 +2,8 @@
 """The one place where an error becomes a status and a body, or the last line of a stream.
 
 LMI routes speak LMI's envelopes: `{"code", "error"}` for payload faults, `{"code", "type", "message"}` for everything
-else (tests/conformance/data/http.yaml). TGI's routes speak TGI's flat body. vLLM's routes keep
-upstream's handlers, which `vllm_app.attach` registers.
+else (tests/conformance/data/http.yaml); a failure of the user's code brings its body with it. TGI's routes speak TGI's
+flat body. vLLM's routes keep upstream's handlers, which `vllm_app.attach` registers.
 """
 
 import json
@@ -16,6 +16,7 @@ from starlette.types import Scope
 
 from serving.errors import (
     ClientError,
+    CustomCodeError,
     EngineDead,
     EngineError,
     EngineOverloaded,
@@ -61,7 +62,7 @@ def response(error: ServingError, scope: Scope) -> Response:
     if route_path(scope) in TGI_PATHS:
         status, flat = _tgi(error)
         return Response(_encoded(flat), status, headers, media_type="application/json")
-    body = _encoded(_envelope(error), indent=None if isinstance(error, PayloadError) else 2)
+    body = _encoded(_envelope(error), indent=None if isinstance(error, PayloadError | CustomCodeError) else 2)
     return Response(body + b"\n", error.http_status, headers, media_type="application/json")
 
 
@@ -104,6 +105,8 @@ def _encoded(body: dict[str, object], indent: int | None = None) -> bytes:
 
 def _envelope(error: ServingError) -> dict[str, object]:
     code = int(error.http_status)
+    if isinstance(error, CustomCodeError):
+        return error.body
     if isinstance(error, PayloadError):
         return {"code": code, "error": str(error)}
     return {"code": code, "type": error.code, "message": str(error)}

@@ -10,12 +10,17 @@
     |   |   `-- AdapterNotFound   424: the request names an adapter that is not loaded
     |   |-- Unauthorized          401
     |   |-- PayloadTooLarge       413
+    |   |-- HandlerOverridden     400
+    |   |-- BatchMismatch         400
     |   |-- ModelNotFound         404
+    |   |   `-- WorkflowNotFound  404
     |   |-- RouteNotFound         404
     |   `-- MethodNotAllowed      405
+    |-- CustomCodeError           424, 500, 504 or 507: the user's code failed in a request
     `-- EngineError               500: the engine failed on this request
         |-- EngineOverloaded      503: a queue limit of the engine is reached
         |-- RequestTimeout        504: no output in time; the request was aborted in the engine
+        |-- DefaultUnavailable    503: the default handler's engine did not start
         |-- EngineDead            500: the engine process is gone, ours is about to exit
         `-- ModelNotReady         503: starting, or shutting down
 
@@ -125,6 +130,13 @@ class ModelNotFound(ClientError):
         super().__init__(f"Model or workflow not found: {name}")
 
 
+class WorkflowNotFound(ModelNotFound):
+    """As `ModelNotFound`, where LMI describes models."""
+
+    def __init__(self, name: str):
+        ClientError.__init__(self, f"Workflow not found: {name}")
+
+
 class RouteNotFound(ClientError):
     """No route answers this path."""
 
@@ -180,3 +192,37 @@ class ModelNotReady(EngineError):
 
     def __init__(self, name: str):
         super().__init__(f"Model is not ready: {name}")
+
+
+class CustomCodeError(ServingError):
+    """The user's handler failed, and no other one answers in its place.
+
+    Attributes:
+        body: what the client gets; its `code` is the status.
+    """
+
+    def __init__(self, status: HTTPStatus, body: dict[str, object]):
+        super().__init__(str(body["error"]))
+        self.http_status = status
+        self.body = body
+
+
+class HandlerOverridden(ClientError):
+    """The request names another handler function than the server's."""
+
+    def __init__(self) -> None:
+        super().__init__("The handler can't be overridden in a request")
+
+
+class BatchMismatch(ClientError):
+    """A custom handler answered a batch of requests with more or fewer answers; 400, as in LMI."""
+
+    def __init__(self, expected: int, actual: int):
+        super().__init__(f"Batch output size mismatch, expected: {expected}, actual: {actual}")
+
+
+class DefaultUnavailable(EngineError):
+    """The default handler's engine did not start."""
+
+    http_status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "WlmException"

@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
-from serving.engine.base import Engine
 from serving.errors import ConfigError, Problem
-from serving.health import Health
+from serving.health import EngineState, Health
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +88,13 @@ class Server:
     """One run of the server."""
 
     def __init__(
-        self, app: FastAPI, engine: Engine, health: Health, delay_s: float, timeout_s: float, options: dict[str, Any]
+        self,
+        app: ASGIApp,
+        engine: EngineState,
+        health: Health,
+        delay_s: float,
+        timeout_s: float,
+        options: dict[str, Any],
     ):
         self._engine = engine
         self._health = health

@@ -12,9 +12,10 @@ from fastapi import FastAPI
 
 from handlers.base import Handler
 from handlers.default import DefaultHandler
-from handlers.resolve import tgi_routes
+from handlers.resolve import built_in
 from serving.app import create_app
-from serving.config.options import ServerSettings
+from serving.config.mode import Mode
+from serving.config.options import LmiOptions, ServerSettings
 from serving.health import Health
 from serving.routers.context import Context
 from serving.schemas.output import Defaults
@@ -40,7 +41,8 @@ def app_on(engine: FakeEngine, handler: Handler) -> FastAPI:
 def context_of(engine: FakeEngine, handler: Handler | None = None) -> Context:
     """What the routes know: this handler, else the one of async mode, and a model called `test`."""
     handler = handler or DefaultHandler(engine, Defaults())
-    return Context("test", handler, Health(engine), tgi_routes(engine), engine.facts)
+    tgi = built_in(engine, Mode("async", "a test"), LmiOptions()).tgi
+    return Context("test", handler, Health(engine), tgi, engine.facts)
 
 
 def client_of(app: FastAPI) -> httpx.AsyncClient:

@@ -1,8 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A scripted engine that stands for `generate` only: the tokens the contract's golden rows were recorded with."""
+"""Two scripted engines: one has the tokens that the contract's golden rows were recorded with, the other echoes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import itertools
+import json
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+from pydantic import BaseModel
 
 from serving.engine.base import ModelFacts
 from serving.errors import EngineDead, PayloadError, ServingError
@@ -45,6 +51,16 @@ SECOND = Token(257, "", -5.36)
 END = Token(EOS, "</s>", -6.04, is_special=True)
 
 
+class FakeTokenizer:
+    """One token per character."""
+
+    def encode(self, text: str) -> list[int]:
+        return [ord(character) for character in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(chr, ids))
+
+
 class FakeEngine:
     """Answers from the script; counts what is in flight; can be told to be slow, to fail or to be dead.
 
@@ -59,6 +75,7 @@ class FakeEngine:
         self.adapters = list(adapters)
         self.facts = ModelFacts("org/m", "bfloat16", 512, 32)
         self.tasks: Sequence[str] = ("generate",)
+        self.tokenizer = FakeTokenizer()
         self.is_dead = False
         self.num_in_flight = 0
         self.requests: list[GenerationRequest] = []
@@ -86,6 +103,9 @@ class FakeEngine:
         return [[float(len(text)), 0.5] for text in request.inputs]
 
     async def openai(self, request: OpenAIRequest, headers: Mapping[str, str]) -> bytes | AsyncGenerator[bytes]:
+        raise PayloadError("the scripted engine answers LMI payloads only")
+
+    async def openai_objects(self, request: OpenAIRequest, headers: Mapping[str, str]) -> Any:
         raise PayloadError("the scripted engine answers LMI payloads only")
 
     def _chunks(self, request: GenerationRequest) -> list[GenerationChunk]:
@@ -140,3 +160,158 @@ class FakeEngine:
                 chunk.cumulative_logprob = sum(token.logprob or 0 for token in kept)
             chunks.append(chunk)
         return chunks
+
+
+class Message(BaseModel):
+    """What a chat's choice says."""
+
+    role: str = "assistant"
+    content: str
+
+
+class Choice(BaseModel):
+    """One answer to a prompt."""
+
+    index: int
+    text: str
+    logprobs: None = None
+    finish_reason: str = "stop"
+
+
+class ChatChoice(BaseModel):
+    """One answer to a chat."""
+
+    index: int
+    message: Message
+    finish_reason: str = "stop"
+
+
+class Usage(BaseModel):
+    """Tokens counted."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Answer(BaseModel):
+    """Stands for vLLM's response objects."""
+
+    id: str
+    object: str
+    created: int = 1
+    model: str
+    choices: list[Choice] | list[ChatChoice]
+    usage: Usage
+
+
+class EchoEngine(FakeEngine):
+    """Answers every prompt with `D:` and the prompt, one token per character, in LMI's and in OpenAI's words.
+
+    Attributes:
+        calls: how often it was asked, whatever for.
+        bodies: every body in OpenAI's words that came in.
+    """
+
+    def __init__(self, adapters: Sequence[str] = ()):
+        super().__init__(adapters)
+        self.calls = 0
+        self.bodies: list[OpenAIRequest] = []
+        self._numbers = itertools.count()
+
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk]:
+        self.calls += 1
+        return super().generate(request)
+
+    async def embed(self, request: EmbeddingRequest) -> list[list[float]]:
+        self.calls += 1
+        self._check(request.model, [])
+        return await super().embed(request)
+
+    async def openai(self, request: OpenAIRequest, headers: Mapping[str, str]) -> bytes | AsyncGenerator[bytes]:
+        answer = await self.openai_objects(request, headers)
+        if isinstance(answer, AsyncGenerator):
+            return self._objects(answer)
+        return answer.model_dump_json().encode()
+
+    async def openai_objects(self, request: OpenAIRequest, headers: Mapping[str, str]) -> Any:
+        self.calls += 1
+        self.bodies.append(request)
+        if self.is_dead:
+            raise EngineDead
+        prompts, model = self._prompts(request), request.body.get("model")
+        self._check(model, prompts)
+        if request.body.get("stream"):
+            return self._events(request.kind, prompts, model or "m0")
+        await asyncio.sleep(self.step_s)
+        if self.failure is not None:
+            raise self.failure
+        return self._answer(request, prompts, model or "m0")
+
+    def _chunks(self, request: GenerationRequest) -> list[GenerationChunk]:
+        self._check(request.model, [request.prompt])
+        tokens = [Token(ord(character), character, -0.5) for character in f"D:{request.prompt}"]
+        choices = [self._choice(request, index, tokens) for index in range(request.fields.get("n", 1))]
+        for chunks in choices:
+            chunks[-1].finish_reason = "stop"
+        return [chunk for step in zip(*choices, strict=True) for chunk in step]
+
+    def _check(self, model: str | None, prompts: Sequence[object]) -> None:
+        if model is not None and model not in ("lmi", "m0", *self.adapters):
+            raise PayloadError(f"The model `{model}` does not exist.")
+        if any(len(str(prompt)) > 400 for prompt in prompts):
+            raise PayloadError("Input parsing failed: the prompt is longer than the maximum model length of 400")
+
+    def _prompts(self, request: OpenAIRequest) -> list[object]:
+        if request.kind == "chat":
+            content = request.body["messages"][-1]["content"]
+            return [content if isinstance(content, str) else "".join(part.get("text", "") for part in content)]
+        prompt = request.body["prompt"]
+        is_batch = isinstance(prompt, list) and not all(isinstance(item, int) for item in prompt)
+        return prompt if is_batch else [prompt]
+
+    def _answer(self, request: OpenAIRequest, prompts: Sequence[object], model: str) -> Answer:
+        is_chat = request.kind == "chat"
+        texts = [f"D:{prompt}" for prompt in prompts for _ in range(request.body.get("n") or 1)]
+        read, written = sum(len(str(prompt)) for prompt in prompts), sum(map(len, texts))
+        return Answer(
+            id=f"cmpl-{next(self._numbers)}",
+            object="chat.completion" if is_chat else "text_completion",
+            model=model,
+            choices=[
+                ChatChoice(index=index, message=Message(content=text)) if is_chat else Choice(index=index, text=text)
+                for index, text in enumerate(texts)
+            ],
+            usage=Usage(prompt_tokens=read, completion_tokens=written, total_tokens=read + written),
+        )
+
+    async def _events(self, kind: str, prompts: Sequence[object], model: str) -> AsyncGenerator[str]:
+        head = {"id": f"cmpl-{next(self._numbers)}", "created": 1, "model": model}
+        self.num_in_flight += 1
+        try:
+            for number, choice in enumerate(_deltas(kind, prompts)):
+                await asyncio.sleep(self.step_s)
+                if self.failure is not None and number >= self.fail_after:
+                    raise self.failure
+                name = "chat.completion.chunk" if kind == "chat" else "text_completion"
+                yield f"data: {json.dumps({**head, 'object': name, 'choices': [choice]})}\n\n"
+            yield "data: [DONE]\n\n"
+        finally:
+            self.num_in_flight -= 1
+
+    async def _objects(self, events: AsyncGenerator[str]) -> AsyncGenerator[bytes]:
+        async with aclosing(events):
+            async for event in events:
+                if (data := event.strip().removeprefix("data: ")) != "[DONE]":
+                    yield data.encode()
+
+
+def _deltas(kind: str, prompts: Sequence[object]) -> Iterator[dict[str, Any]]:
+    """The choices of a stream's chunks, one per character; a chat's first one names the role."""
+    for index, prompt in enumerate(prompts):
+        if kind == "chat":
+            yield {"index": index, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+        text = f"D:{prompt}"
+        for number, character in enumerate(text, 1):
+            said = {"delta": {"content": character}} if kind == "chat" else {"text": character, "logprobs": None}
+            yield {"index": index, **said, "finish_reason": "stop" if number == len(text) else None}

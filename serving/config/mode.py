@@ -39,8 +39,6 @@ def choose(options: LmiOptions, warnings: list[str]) -> Mode:
 def _text_mode(options: LmiOptions, warnings: list[str]) -> Mode:
     batch, entry_point = options.rolling_batch, options.entry_point
     wants_async = options.async_mode is True or entry_point == ASYNC_SERVICE
-    if options.async_mode is False and batch in (None, "disable"):
-        warnings.append("option.async_mode=false has no effect: rolling_batch and entryPoint choose the mode")
     if batch in ("vllm", "lmi-dist"):
         if wants_async:
             other = "async_mode=true" if options.async_mode else f"entryPoint={entry_point}"

@@ -17,6 +17,8 @@ from serving.config.sources import Setting
 from serving.errors import ConfigError, Problem
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_DESCRIPTIONS = ("config.json", "params.json")
+"""One of these comes with weights: in Hugging Face's layout, and in Mistral's."""
 _THREE_WAYS = "give a model: lmi serve MODEL, or HF_MODEL_ID=MODEL, or option.model_id=MODEL in serving.properties"
 
 
@@ -112,6 +114,14 @@ def check_model_id(model: str, origin: str, host: Host) -> None:
     """
     if not host.path(model).is_dir() and not _HUB_ID.fullmatch(model):
         raise ConfigError([Problem("NOT_FOUND", f"model directory {model!r} does not exist", origin, _THREE_WAYS)])
+
+
+def has_weights(model: str, host: Host) -> bool:
+    """There is a model to load: a hub id, or a directory that holds more than code."""
+    directory = host.path(model)
+    if not directory.is_dir():
+        return True
+    return any((directory / name).is_file() for name in _DESCRIPTIONS) or any(directory.glob("*.gguf"))
 
 
 def _store(line: CommandLine, env: Mapping[str, str], warnings: list[str]) -> str | None:

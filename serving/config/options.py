@@ -114,7 +114,17 @@ def _entry_point(value: Any) -> str:
         raise Unsupported(f"it belongs to another backend; vLLM's are {ASYNC_SERVICE} and {HUGGINGFACE}")
     if value.startswith(("http://", "https://")):
         raise Unsupported("code is not downloaded; put the file into the model directory")
-    raise Unsupported(f"custom handlers are not built yet; the built-in ones are {ASYNC_SERVICE} and {HUGGINGFACE}")
+    return str(value)
+
+
+def _variables(value: Any) -> dict[str, str]:
+    """`A=1,B=2`."""
+    if isinstance(value, dict):
+        return value
+    pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+    if any(not separator or not name.strip() for name, separator, _ in pairs):
+        raise ValueError("expected NAME=VALUE,NAME=VALUE")
+    return {name.strip(): text.strip() for name, _, text in pairs}
 
 
 def _rolling_batch(value: Any) -> str:
@@ -159,7 +169,30 @@ class LmiOptions(_Table):
     load_in_8bit: Bool = Field(False, description="Older spelling of `quantize=bitsandbytes8`.")
     load_in_4bit: Bool = Field(False, description="Older spelling of `quantize=bitsandbytes4`.")
     entry_point: Annotated[str | None, BeforeValidator(_entry_point), Env(older=("DJL_ENTRY_POINT",))] = Field(
-        None, alias="entryPoint", description=f"The handler: `{ASYNC_SERVICE}` or `{HUGGINGFACE}`."
+        None,
+        alias="entryPoint",
+        description=f"The handler: a file of the model directory, a module, `{ASYNC_SERVICE}` or `{HUGGINGFACE}`.",
+    )
+    handler: str = Field("handle", description="The function of `model.py` that answers requests.")
+    custom_handler_fallback: Literal["on", "load-strict", "off"] = Field(
+        "on",
+        description="When a custom handler fails: `on` the default one answers; `load-strict` the same, but a file "
+        "that does not load refuses to start; `off` the failure is the answer.",
+    )
+    default_engine: Literal["auto", "eager", "off"] = Field(
+        "auto",
+        description="When vLLM starts beside a custom handler: `auto` as soon as it is needed, `eager` with the "
+        "server, `off` never.",
+    )
+    handler_strict_types: Bool = Field(
+        False, description="A handler may return `Output`, None and generators of `Output` only, as in LMI."
+    )
+    python_executable: Annotated[str | None, Env(older=("PYTHON_EXECUTABLE",))] = Field(
+        None, alias="pythonExecutable", description="Python interpreter that runs a custom handler."
+    )
+    enable_venv: Bool = Field(False, description="`requirements.txt` is installed into an environment of its own.")
+    env: Annotated[dict[str, str], BeforeValidator(_variables)] = Field(
+        {}, description="Variables to set before anything is loaded: `A=1,B=2`."
     )
     rolling_batch: Annotated[str | None, BeforeValidator(_rolling_batch)] = Field(
         None, description="`vllm` or `auto`: LMI's rolling-batch payloads and defaults. `disable` or unset: async."
@@ -239,6 +272,11 @@ class ServerSettings(_Table):
     job_queue_size: Int = Field(
         1000, ge=1, description="Requests that may wait beyond those the engine runs; more are refused."
     )
+    retry_threshold: Int = Field(
+        0, ge=0, description="How often a custom handler's process may die where no default one could take over."
+    )
+    batch_size: Int = Field(1, ge=1, description="Most requests that one call of a custom handler answers together.")
+    max_batch_delay: Int = Field(100, ge=0, description="Milliseconds that such a batch waits for its next request.")
     chunked_read_timeout: Int = Field(
         120, ge=1, description="Seconds between two pieces of a stream; if set, also until the first one."
     )

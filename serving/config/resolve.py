@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from serving.config import devices, mode
 from serving.config import model as model_location
 from serving.config.command_line import scan
-from serving.config.host import Host
+from serving.config.host import Host, absolute
 from serving.config.layers import read_layers, report_overridden
 from serving.config.limits import Limits, limits
 from serving.config.masking import masked
@@ -29,7 +29,15 @@ from serving.config.values import NONE, is_json_object
 from serving.config.vllm_arguments import REFUSED, arguments
 from serving.errors import ConfigError, Problem
 
+_PATHS = ("uds", "download_dir")
+_FILES = (
+    *("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "chat_template", "tokenizer", "hf_config_path"),
+    *("generation_config", "tool_parser_plugin", "reasoning_parser_plugin"),
+)
+"""Arguments of vLLM that are a path, and those that may be one."""
 _GIB = 1024**3
+_CPU_CACHE = "VLLM_CPU_KVCACHE_SPACE"
+"""vLLM's variable for the size of its KV cache on a CPU, in GiB."""
 _T = TypeVar("_T", LmiOptions, ServerSettings)
 
 
@@ -47,6 +55,9 @@ class ResolvedConfig:
         server: the server's own settings, typed.
         limits: how much is taken on, and how long is waited.
         environment: variables to set before vLLM is imported.
+        worker_environment: variables to set for the process that runs a custom handler.
+        has_model: there is something to load; a model directory may hold nothing but code.
+        has_devices: there are GPUs.
         effective: every value given, with its origin and what it overrode.
         warnings: sentences for the log.
     """
@@ -60,6 +71,9 @@ class ResolvedConfig:
     server: ServerSettings
     limits: Limits
     environment: Mapping[str, str]
+    worker_environment: Mapping[str, str]
+    has_model: bool
+    has_devices: bool
     effective: Mapping[str, Effective]
     warnings: Sequence[str] = field(default=())
 
@@ -116,6 +130,7 @@ def resolve(
         warnings.append("engine=MPI is read as engine=Python: vLLM starts its own processes")
     values = passed | engine_arguments(lmi, lmi.model_id, passed, host, warnings)
     devices.check(values, host, warnings)
+    _make_paths_absolute(values, host)
     _check_files(values, host, problems)
     adapters = _adapters(location.directory)
     if lmi.adapters != "adapters":
@@ -133,7 +148,10 @@ def resolve(
         options=lmi,
         server=server,
         limits=limits(lmi, server, values),
-        environment=_environment(env, host, line.demo),
+        environment=_environment(env, host, line.demo) | lmi.env,
+        worker_environment=_worker_environment(env, host) | lmi.env,
+        has_model=model_location.has_weights(lmi.model_id, host),
+        has_devices=host.device_count > 0,
         effective=effective,
         warnings=warnings,
     )
@@ -215,12 +233,22 @@ def _defaults(values: Mapping[str, Any], given: str, env: Mapping[str, str], hos
         "shutdown_timeout": 15,
     }
     if host.device_count == 0:
-        if "VLLM_CPU_KVCACHE_SPACE" not in env and "gpu_memory_utilization" not in values:
-            # vLLM would ask for 92 % of the machine's memory.
-            defaults["kv_cache_memory_bytes"] = min(4 * _GIB, host.memory_bytes // 4)
+        if _CPU_CACHE not in env and "gpu_memory_utilization" not in values:
+            defaults["kv_cache_memory_bytes"] = _cpu_cache_bytes(host)
         if not host.can_compile:
             defaults["enforce_eager"] = True
     return {name: value for name, value in defaults.items() if name not in values}
+
+
+def _make_paths_absolute(values: dict[str, Any], host: Host) -> None:
+    """The server may enter the model directory before these are read."""
+    for name in (*_PATHS, *_FILES):
+        text = values.get(name)
+        if isinstance(text, str) and text and (name in _PATHS or host.path(text).exists()):
+            values[name] = absolute(text)
+    modules = [str(module).partition("=") for module in values.get("lora_modules") or ()]
+    if modules and all(host.path(path).exists() for _, _, path in modules):
+        values["lora_modules"] = [f"{name}={absolute(path)}" for name, _, path in modules]
 
 
 def _check_files(values: Mapping[str, Any], host: Host, problems: list[Problem]) -> None:
@@ -235,6 +263,18 @@ def _adapters(model_dir: Path | None) -> dict[str, Path]:
     if model_dir is None:
         return {}
     return {config.parent.name: config.parent for config in sorted(model_dir.glob("adapters/*/adapter_config.json"))}
+
+
+def _cpu_cache_bytes(host: Host) -> int:
+    """Room for the KV cache on a CPU, where vLLM would ask for 92 % of the machine's memory."""
+    return min(4 * _GIB, host.memory_bytes // 4)
+
+
+def _worker_environment(env: Mapping[str, str], host: Host) -> dict[str, str]:
+    """A handler may make a `vllm.LLM` of its own, which fits beside this server's engine no better."""
+    if host.device_count > 0 or _CPU_CACHE in env:
+        return {}
+    return {_CPU_CACHE: str(max(1, _cpu_cache_bytes(host) // _GIB))}
 
 
 def _environment(env: Mapping[str, str], host: Host, is_demo: bool) -> dict[str, str]:

@@ -48,6 +48,8 @@ _TGI_VARIABLES = {
     "ENABLE_CUDA_GRAPHS": "OPTION_ENFORCE_EAGER",
 }
 """TGI's variables that LMI's container reads, and LMI's own, which are stronger."""
+_KEYS = {"entrypoint": "option.entryPoint", "pythonexecutable": "option.pythonExecutable", "engine": "engine"}
+"""Keys whose spelling a variable in capitals does not tell."""
 _TGI_UNREAD = {
     "HF_MODEL_REVISION": "HF_REVISION",
     "QUANTIZE": "OPTION_QUANTIZE",
@@ -157,7 +159,7 @@ def from_environment(env: Mapping[str, str], warnings: list[str]) -> "Variables"
             continue
         rest = variable.removeprefix("OPTION_")
         name = rest.lower() if re.fullmatch(r"[A-Z0-9_]+", rest) else rest
-        key = {"entrypoint": "option.entryPoint", "engine": "engine"}.get(name, f"option.{name}")
+        key = _KEYS.get(name, f"option.{name}")
         if key in found:
             warnings.append(f"{variable} has no effect beside {found[key][1]}")
         else:

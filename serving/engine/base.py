@@ -3,7 +3,7 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from serving.schemas.generation import EmbeddingRequest, GenerationChunk, GenerationRequest, OpenAIRequest
 
@@ -53,6 +53,11 @@ class Engine(Protocol):
         """Requests handed over and not finished, whichever route they came from."""
         ...
 
+    @property
+    def tokenizer(self) -> Any:
+        """The model's, safe to be called from several threads; None if it has none."""
+        ...
+
     def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk]:
         """Generates from one prompt. Closing the generator aborts the request in the engine.
 
@@ -87,5 +92,17 @@ class Engine(Protocol):
         Raises:
             PayloadError, EngineError, EngineDead: as in `generate`, before the first item; later the last item of the
                 stream is vLLM's error object.
+        """
+        ...
+
+    async def openai_objects(self, request: OpenAIRequest, headers: Mapping[str, str]) -> Any:
+        """As `openai`, but what vLLM itself hands to its routes.
+
+        Returns:
+            vLLM's response object, or, where the body asks for a stream, an async generator of vLLM's events, texts
+            such as `data: {...}` with two line ends; the last one is `data: [DONE]`.
+
+        Raises:
+            PayloadError, EngineError, EngineDead: as in `generate`; the events never hold vLLM's error object.
         """
         ...

@@ -64,6 +64,7 @@ _OPENAI = {
 _REFUSALS = {HTTPStatus.SERVICE_UNAVAILABLE: EngineOverloaded, HTTPStatus.GATEWAY_TIMEOUT: RequestTimeout}
 """Statuses that vLLM's `GracefulHTTPError` carries, the gate's included."""
 _DATA = b"data: "
+_ERROR_EVENT = 'data: {"error"'
 _REMEDIES = (
     (r"out of memory|KV cache|memory utilization|[Aa]vailable memory", "lower option.max_model_len, "
      "option.max_rolling_batch_size or option.gpu_memory_utilization"),
@@ -97,14 +98,17 @@ class VllmEngine:
         self.tasks: tuple[str, ...]
         self._vocabulary: Vocabulary
 
-    async def start(self) -> None:
+    async def start(self, beside_requests: bool = False) -> None:
         """Loads the model, builds vLLM's serving objects, loads the adapters and warms one request up.
+
+        Args:
+            beside_requests: the server answers requests meanwhile, so the model is loaded on another thread.
 
         Raises:
             ConfigError: the engine does not start (`ENGINE`), with the cause and what to change.
         """
         try:
-            self._client = self._launch()
+            self._client = await asyncio.to_thread(self._launch) if beside_requests else self._launch()
             await self._client.reset_mm_cache()
             self.tasks = tuple(await self._client.get_supported_tasks())
             self.gate = EngineGate(self._client, self._model_name, GracefulHTTPError)
@@ -162,6 +166,11 @@ class VllmEngine:
         """The configuration that vLLM made for the loaded model."""
         return self._client.model_config
 
+    @property
+    def tokenizer(self) -> Any:
+        """The model's, which vLLM made safe to be called from several threads; None if it has none."""
+        return self._client.renderer.tokenizer
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk]:
         """As `Engine.generate`."""
         with _request_errors():
@@ -202,6 +211,20 @@ class VllmEngine:
 
     async def openai(self, request: OpenAIRequest, headers: Mapping[str, str]) -> bytes | AsyncGenerator[bytes]:
         """As `Engine.openai`."""
+        answer = await self._openai(request, headers)
+        if isinstance(answer, AsyncGenerator):
+            return _objects(answer)
+        if isinstance(answer, Response):
+            return bytes(answer.body)
+        return bytes(answer.model_dump_json(), "utf-8")
+
+    async def openai_objects(self, request: OpenAIRequest, headers: Mapping[str, str]) -> Any:
+        """As `Engine.openai_objects`."""
+        answer = await self._openai(request, headers)
+        return _events(answer) if isinstance(answer, AsyncGenerator) else answer
+
+    async def _openai(self, request: OpenAIRequest, headers: Mapping[str, str]) -> Any:
+        """What vLLM's serving object answers, unless it refuses."""
         model, serving_name, method = _OPENAI[request.kind]
         with _request_errors():
             serving = getattr(self.state, serving_name, None)
@@ -210,13 +233,7 @@ class VllmEngine:
             body = model.model_validate(dict(request.body))
             if str(getattr(body, "encoding_format", "")).startswith("bytes"):
                 raise PayloadError("encoding_format must be float or base64 here; /v1/embeddings knows the others")
-            answer = await getattr(serving, method)(body, _raw_request(headers))
-            _refuse(answer)
-        if isinstance(answer, AsyncGenerator):
-            return _objects(answer)
-        if isinstance(answer, Response):
-            return bytes(answer.body)
-        return bytes(answer.model_dump_json(), "utf-8")
+            return _refuse(await getattr(serving, method)(body, _raw_request(headers)))
 
     async def _submit(self, request: GenerationRequest) -> Outputs | AsyncGenerator[RequestOutput]:
         serving = getattr(self.state, "openai_serving_completion", None)
@@ -335,6 +352,16 @@ def engine_parameters(
     if body.use_beam_search:
         return body.to_beam_search_params(num_tokens, defaults)
     return body.to_sampling_params(num_tokens, defaults)
+
+
+async def _events(events: AsyncGenerator[str]) -> AsyncGenerator[str]:
+    """vLLM's event texts as they are; an error among them is raised."""
+    async with aclosing(events):
+        async for event in events:
+            if event.startswith(_ERROR_EVENT):
+                _refuse(ErrorResponse.model_validate_json(event.removeprefix(_DATA.decode())))
+            if not event.startswith(":"):
+                yield event
 
 
 async def _objects(events: AsyncGenerator[str]) -> AsyncGenerator[bytes]:

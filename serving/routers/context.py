@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What routes need to know; one object on `app.state.lmi`, made by `app.py`."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 
 from fastapi import Request
 
 from handlers.base import Handler
+from handlers.custom import CustomHandler
+from serving.config.options import ServerSettings
 from serving.engine.base import ModelFacts
-from serving.health import Health
+from serving.health import EngineState, Health
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +22,26 @@ class Context:
         handler: answers inference requests.
         health: says whether the server can take them.
         tgi: answers TGI's routes, by path.
-        facts: the model's, for clients that ask.
+        facts: the model's, for clients that ask; None while its engine is not started.
+        model_url: where the model is.
+        settings: the server's own.
+        has_devices: the model runs on GPUs.
+        requests: how many are under way.
+        custom: runs the user's code; None where there is none.
+        reload: runs the user's file as it is now; raises `ConfigError` where that does not work.
     """
 
     model_name: str
     handler: Handler
     health: Health
     tgi: Mapping[str, Handler]
-    facts: ModelFacts
+    facts: ModelFacts | None
+    model_url: str = ""
+    settings: ServerSettings = field(default_factory=lambda: ServerSettings.model_validate({}))
+    has_devices: bool = False
+    requests: EngineState | None = None
+    custom: CustomHandler | None = None
+    reload: Callable[[], Awaitable[None]] | None = None
 
 
 def context(request: Request) -> Context:

@@ -4,7 +4,8 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from serving.errors import MethodNotAllowed, ModelNotFound
+from handlers.base import CUSTOM_ATTRIBUTES, custom_attributes
+from serving.errors import HandlerOverridden, MethodNotAllowed, ModelNotFound
 from serving.routers.context import context
 from serving.routers.openapi import json_body
 from serving.routers.streaming import answer
@@ -17,7 +18,7 @@ _BODY = json_body(description="`inputs` and `parameters` (LMI), `prompt` or `mes
 @router.post("/invocations", summary="Generate", openapi_extra=_BODY)
 async def invocations(request: Request) -> Response:
     """Answers the one model that is served."""
-    return await answer(context(request).handler, request)
+    return await _answer(request)
 
 
 @router.post("/predictions/{model}", summary="Generate, naming the model", openapi_extra=_BODY)
@@ -25,7 +26,7 @@ async def invocations(request: Request) -> Response:
 async def predictions(model: str, request: Request) -> Response:
     """As `/invocations`; 404 for any other model than the one that is served."""
     _check(model, request)
-    return await answer(context(request).handler, request)
+    return await _answer(request)
 
 
 @router.get("/predictions/{model}", include_in_schema=False)
@@ -33,6 +34,12 @@ async def predictions_by_get(model: str, request: Request) -> Response:
     """Tells an unknown model from a wrong method."""
     _check(model, request)
     raise MethodNotAllowed
+
+
+async def _answer(request: Request) -> Response:
+    if "handler" in request.headers or "handler" in custom_attributes(request.headers.get(CUSTOM_ATTRIBUTES, "")):
+        raise HandlerOverridden
+    return await answer(context(request).handler, request)
 
 
 def _check(model: str, request: Request) -> None:

@@ -35,7 +35,8 @@ async def answer(handler: Handler, request: Request) -> Response:
         body = await request.body()
     except ClientDisconnect:
         return Response(status_code=_CLIENT_LEFT)
-    inference = InferenceRequest(body, dict(request.headers), request.state.request_id)
+    query = request.query_params.multi_items()
+    inference = InferenceRequest(body, dict(request.headers), request.state.request_id, query)
     done, result = await _while_connected(_first_byte(handler, inference), request.receive)
     return result if done and result is not None else Response(status_code=_CLIENT_LEFT)
 
@@ -44,7 +45,7 @@ async def _first_byte(handler: Handler, request: InferenceRequest) -> Response:
     try:
         result = await handler.handle(request)
         if isinstance(result.body, bytes):
-            return Response(result.body, result.status, _headers(result))
+            return _Whole(result)
         return await _Stream.opened(result, request.request_id)
     except Exception as error:
         raise _ours(error, request.request_id) from error
@@ -52,7 +53,22 @@ async def _first_byte(handler: Handler, request: InferenceRequest) -> Response:
 
 def _headers(result: InferenceResponse) -> dict[str, str]:
     """The answer's headers; the content type exactly as the format says it, without a charset of Starlette's."""
-    return {**result.headers, "content-type": result.media_type}
+    return {**result.headers, "content-type": result.media_type} if result.media_type else dict(result.headers)
+
+
+class _Whole(Response):
+    """An answer that is not streamed."""
+
+    def __init__(self, result: InferenceResponse):
+        super().__init__(result.body, result.status, _headers(result))
+        self._on_delivered = result.on_delivered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if self._on_delivered is not None:
+                self._on_delivered()
 
 
 class _Stream(Response):

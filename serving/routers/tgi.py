@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from serving import error_responses
+from serving.errors import ModelNotReady
 from serving.routers.context import context
 from serving.routers.openapi import json_body
 from serving.routers.streaming import answer
@@ -29,6 +30,8 @@ async def generate(request: Request) -> Response:
 async def info(request: Request) -> Response:
     """What TGI's clients ask before they begin."""
     facts = context(request).facts
+    if facts is None:
+        raise ModelNotReady(context(request).model_name)
     body = {
         "model_id": facts.model_id,
         "model_dtype": facts.dtype,

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Body bytes and content type to a payload object. Called by the handlers, once per request."""
 
+import csv
+import io
 import json
 from typing import Any
 
 from serving.errors import PayloadError
+
+_CSV_COLUMNS = ("question", "context", "inputs")
 
 
 def decode(content_type: str | None, body: bytes) -> dict[str, Any]:
@@ -18,22 +22,54 @@ def decode(content_type: str | None, body: bytes) -> dict[str, Any]:
     Raises:
         PayloadError: not decodable, or a content type that is not supported.
     """
-    kind = (content_type or "application/json").split(";")[0].strip().lower()
-    if "json" in kind or (kind == "application/x-www-form-urlencoded" and body.lstrip().startswith(b"{")):
-        return _object(body)
+    kind = _kind(content_type)
+    if _is_json(kind, body):
+        return as_object(_json(body))
     if kind == "text/plain":
         return {"inputs": [_text(body)]}
     raise PayloadError(f"Input parsing failed: content type {kind!r} is not supported; send application/json")
 
 
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        payload = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise PayloadError(f"Input parsing failed: {error}") from None
+def decode_any(content_type: str | None, body: bytes) -> Any:
+    """What a user's input formatter gets: any JSON value; texts and tables as `inputs`, anything else as its bytes.
+
+    Raises:
+        PayloadError: not decodable.
+    """
+    kind = _kind(content_type)
+    if _is_json(kind, body):
+        return _json(body)
+    if kind == "text/plain":
+        return {"inputs": [_text(body)]}
+    if kind == "text/csv":
+        return {"inputs": _rows(_text(body))}
+    return {"inputs": body}
+
+
+def as_object(payload: Any) -> dict[str, Any]:
+    """`payload`, if it is an object.
+
+    Raises:
+        PayloadError: it is another JSON value.
+    """
     if not isinstance(payload, dict):
         raise PayloadError(f"Input parsing failed: expected a JSON object, got {type(payload).__name__}")
     return payload
+
+
+def _kind(content_type: str | None) -> str:
+    return (content_type or "application/json").split(";")[0].strip().lower()
+
+
+def _is_json(kind: str, body: bytes) -> bool:
+    return "json" in kind or (kind == "application/x-www-form-urlencoded" and body.lstrip().startswith(b"{"))
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise PayloadError(f"Input parsing failed: {error}") from None
 
 
 def _text(body: bytes) -> str:
@@ -41,3 +77,13 @@ def _text(body: bytes) -> str:
         return body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise PayloadError(f"Input parsing failed: the body is not UTF-8 text: {error}") from None
+
+
+def _rows(text: str) -> list[Any]:
+    """The cells of the column `inputs`; without such a column every row as an object."""
+    rows = list(csv.DictReader(io.StringIO(text)))
+    header = text.partition("\n")[0].lower()
+    if not rows or not any(column in header for column in _CSV_COLUMNS):
+        columns = ", ".join(_CSV_COLUMNS)
+        raise PayloadError(f"Input parsing failed: a CSV needs a header with one of {columns}, and rows")
+    return [row["inputs"] for row in rows] if "inputs" in rows[0] else rows

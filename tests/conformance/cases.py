@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Golden cases as data, one YAML file per contract; ids are the contract's own and repeat between contracts.
 
-A case that we answer differently stays, with the reason in `deviation`. `engines` says which engines a case runs on.
+A case that we answer differently stays, with the reason in `deviation`. `engines` says which engines a case runs on, or
+which test of its own it has.
 A row that needs a part that does not exist yet is there with `not_built`, the name of that part.
 """
 

@@ -2,30 +2,47 @@
 """Sends the request of one case and checks its answer; the same for the scripted and for the real engine."""
 
 import asyncio
+import io
 import re
+import time
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
 
 from serving import demo
 from tests.conformance.cases import Case
-from tests.conformance.matching import assert_response
+from tests.conformance.matching import array, assert_chunks, assert_response
 
 
-async def check(case: Case, client: httpx.AsyncClient, values: dict[str, str]) -> None:
+async def check(case: Case, client: httpx.AsyncClient, values: Mapping[str, str]) -> None:
     """Runs `case` against `client`; `values` fills the `${...}` of the data."""
-    given = _filled(case.given, values)
+    given = case.given
+    if "json" not in given and "raw" not in given and case.contract == "schemas":
+        given = {**given, "json": _lmi_payload(given)}
+    await exchange(given, case.expect, client, values)
+
+
+async def exchange(
+    given: dict[str, Any], expect: dict[str, Any], client: httpx.AsyncClient, values: Mapping[str, str]
+) -> None:
+    """Sends one request, and checks the answer and how long it took."""
+    given, expect = filled(given, values), filled(expect, values)
     headers = {name: value for name, value in given.get("headers", {}).items() if value is not None}
-    if "json" in given or "raw" not in given:
-        body = {"json": given.get("json", _lmi_payload(given) if case.contract == "schemas" else None)}
-    else:
-        body = {"content": given["raw"].encode()}
-        if "content-type" not in given.get("headers", {}):
-            headers.setdefault("content-type", "application/json")
-    response = await client.request(
-        given.get("method", "POST"), given.get("path", "/invocations"), headers=headers, **body
+    request = client.build_request(
+        given.get("method", "POST"), given.get("path", "/invocations"), headers=headers, **_body(given, headers)
     )
-    assert_response(response, _filled(case.expect, values))
+    began = time.monotonic()
+    response = await client.send(request, stream=True)
+    if "chunks" in expect:
+        chunks = [chunk async for chunk in response.aiter_raw()]
+        assert_chunks(chunks, expect["chunks"])
+        response = httpx.Response(response.status_code, headers=response.headers, content=b"".join(chunks))
+    else:
+        await response.aread()
+    assert_response(response, expect)
+    if "within_s" in expect:
+        assert time.monotonic() - began < expect["within_s"]
 
 
 async def check_together(case: Case, client: httpx.AsyncClient) -> None:
@@ -36,22 +53,38 @@ async def check_together(case: Case, client: httpx.AsyncClient) -> None:
     assert (await client.post("/invocations", json=payloads[0])).status_code == 200
 
 
+def _body(given: dict[str, Any], headers: dict[str, str]) -> dict[str, Any]:
+    """The body of a request as the client takes it; one that is written out is JSON unless `headers` say otherwise."""
+    if "npz" in given:
+        import numpy
+
+        buffer = io.BytesIO()
+        numpy.savez(buffer, *map(array, given["npz"]))
+        return {"content": buffer.getvalue()}
+    if "json" in given or "raw" not in given:
+        return {"json": given.get("json")}
+    if "content-type" not in given.get("headers", {}):
+        headers.setdefault("content-type", "application/json")
+    return {"content": given["raw"].encode()}
+
+
 def _lmi_payload(given: dict[str, Any]) -> dict[str, Any]:
     payload = {"inputs": given.get("inputs", "hello world"), "parameters": given.get("P", {})}
     return payload | {key: given[key] for key in ("stream", "adapters") if key in given}
 
 
-def _filled(value: Any, values: dict[str, str]) -> Any:
+def filled(value: Any, values: Mapping[str, str]) -> Any:
+    """`value` with every `${...}` in it replaced."""
     if isinstance(value, dict):
-        return {_filled(key, values): _filled(item, values) for key, item in value.items()}
+        return {filled(key, values): filled(item, values) for key, item in value.items()}
     if isinstance(value, list):
-        return [_filled(item, values) for item in value]
+        return [filled(item, values) for item in value]
     if isinstance(value, str):
         return re.sub(r"\$\{([^}]+)\}", lambda match: _value(match[1], values), value)
     return value
 
 
-def _value(name: str, values: dict[str, str]) -> str:
+def _value(name: str, values: Mapping[str, str]) -> str:
     kind, _, rest = name.partition(":")
     if kind == "answer":
         adapter, _, question = rest.partition(":")

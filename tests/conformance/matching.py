@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compares an answer with an expectation. `<int>`, `<str>`, `<float>`, `<any>`, `<uuid>`, `<re:...>` are patterns."""
 
+import io
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -45,10 +47,70 @@ def assert_response(response: httpx.Response, expect: dict[str, Any]) -> None:
         assert_matches(response.json(), expect["json_equal"], "body", exact=True)
     if "body" in expect:
         assert response.text == expect["body"]
+    for place, text in expect.get("at", {}).items():
+        assert response.content[place : place + len(text)] == text.encode()
+    if "ndlist" in expect or "npz" in expect:
+        _assert_arrays(response.content, expect)
+    if "each_line" in expect:
+        _assert_each_line(response.text, expect["each_line"])
+    if "data_lines" in expect:
+        _assert_data_lines(response.text, expect["data_lines"])
     if "lines" in expect:
         _assert_lines(response.text, expect["lines"])
     if "events" in expect:
         _assert_events(response.text, expect["events"])
+
+
+def assert_chunks(chunks: Sequence[bytes], expect: dict[str, Any]) -> None:
+    """How many writes a streamed body came in (`count`), and which one is the `last`."""
+    if "count" in expect:
+        assert len(chunks) == expect["count"], chunks
+    if "last" in expect:
+        assert chunks[-1] == expect["last"].encode(), chunks
+
+
+def array(item: dict[str, Any]) -> Any:
+    """A numpy array, from its data type and its values."""
+    import numpy
+
+    ((kind, values),) = item.items()
+    return numpy.array(values, kind)
+
+
+def _assert_arrays(body: bytes, expect: dict[str, Any]) -> None:
+    """`ndlist` is a list of arrays in DJL's format, `npz` names to arrays in numpy's."""
+    import numpy
+
+    from djl_python.np_util import from_nd_list
+
+    if "npz" in expect:
+        with numpy.load(io.BytesIO(body), allow_pickle=False) as archive:
+            found = [archive[name] for name in archive.files]
+            assert archive.files == list(expect["npz"])
+        wanted = [array(item) for item in expect["npz"].values()]
+    else:
+        found, wanted = from_nd_list(body), [array(item) for item in expect["ndlist"]]
+    for one, other in zip(found, wanted, strict=True):
+        assert one.dtype == other.dtype
+        numpy.testing.assert_array_equal(one, other)
+
+
+def _assert_each_line(text: str, expect: Sequence[Any]) -> None:
+    """The lines of a body: text as it is, objects by their value."""
+    assert text.endswith("\n"), repr(text[-20:])
+    lines = text.removesuffix("\n").split("\n")
+    assert len(lines) == len(expect), text
+    for number, (line, wanted) in enumerate(zip(lines, expect, strict=True)):
+        assert_matches(line if isinstance(wanted, str) else json.loads(line), wanted, f"line {number}", exact=True)
+
+
+def _assert_data_lines(text: str, expect: dict[str, Any]) -> None:
+    """`count` lines that are not blank, each with an event's prefix; what the `first` says; the last is the end."""
+    lines = [line for line in text.split("\n") if line]
+    assert len(lines) == expect["count"], text
+    assert all(line.startswith("data: ") for line in lines), text
+    assert lines[-1] == "data: [DONE]"
+    assert_matches(json.loads(lines[0].removeprefix("data: ")), expect["first"], "first line")
 
 
 def _assert_lines(text: str, expect: dict[str, Any]) -> None:

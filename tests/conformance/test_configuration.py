@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from handlers.resolve import without_effect
 from serving import demo
 from serving.config.host import Host
 from serving.config.resolve import resolve
@@ -17,7 +18,7 @@ STORE = "/opt/ml/model"
 GIB = 1024**3
 
 
-@pytest.mark.parametrize("case", cases("configuration"), ids=str)
+@pytest.mark.parametrize("case", cases("configuration", "fake"), ids=str)
 def test_case(case: Case, tmp_path: Path, record_property) -> None:
     record_property("case", (case.contract, case.id, bool(case.deviation)))
     expect = case.expect
@@ -32,13 +33,15 @@ def test_case(case: Case, tmp_path: Path, record_property) -> None:
         return
     config = resolve(env, argv, host, demo.MODEL_DIR)
     assert config.vllm_arguments == _base(expect.get("model", "org/m"), host) | expect.get("vllm", {})
-    assert len(config.warnings) == expect.get("warnings", 0), config.warnings
+    warnings = [*config.warnings, *without_effect(config.mode, config.options)]
+    assert len(warnings) == expect.get("warnings", 0), warnings
     assert {name: f"/{path.relative_to(tmp_path)}" for name, path in config.adapters.items()} == expect.get(
         "adapters", {}
     )
     assert config.mode.name == expect.get("mode", "async")
     for table, field in (("lmi", config.options), ("server", config.server)):
         assert {name: getattr(field, name) for name in expect.get(table, {})} == expect.get(table, {})
+    assert config.environment.items() >= expect.get("environment", {}).items()
     if "name" in expect:
         assert config.model_name == expect["name"]
     if "model_dir" in expect:

@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""LMI's other mode and weights quantized at load, in one server configured by variables alone."""
+"""LMI's other mode, weights quantized at load, and a custom handler in front: one server, configured by variables.
+
+The handler of `examples/engine_handler` answers its own kind of body and leaves every other one to the default handler.
+"""
 
 import json
+import shutil
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,17 +16,28 @@ import pytest
 from serving import demo
 from tests.conformance.cases import Case, cases
 from tests.conformance.exchange import check, check_together
-from tests.e2e.process import LmiProcess, wait_for_metric
+from tests.conftest import ROOT
+from tests.e2e.process import LMI, LmiProcess, wait_for_metric
 
 pytestmark = pytest.mark.engine
 QUESTION = "What is LoRA?"
 
 
 @pytest.fixture(scope="module")
-def batch() -> Iterator[LmiProcess]:
-    """`lmi serve --demo` in rolling batch, quantized to fp8."""
-    env = {"OPTION_ROLLING_BATCH": "vllm", "OPTION_MAX_ROLLING_BATCH_SIZE": "64", "OPTION_QUANTIZE": "fp8"}
-    with LmiProcess(["--demo", "--port", "0"], env) as process:
+def batch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LmiProcess]:
+    """The demo model in rolling batch, quantized to fp8, behind a handler."""
+    directory = tmp_path_factory.mktemp("models") / "demo"
+    shutil.copytree(demo.MODEL_DIR, directory)
+    shutil.copy(ROOT / "examples/engine_handler/model.py", directory)
+    env = {
+        "OPTION_ROLLING_BATCH": "vllm",
+        "OPTION_MAX_ROLLING_BATCH_SIZE": "64",
+        "OPTION_QUANTIZE": "fp8",
+        "OPTION_DEFAULT_ENGINE": "eager",
+        # As `--demo` does: one process less to start.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    }
+    with LmiProcess([str(directory), "--port", "0"], env) as process:
         yield process
 
 
@@ -42,6 +58,9 @@ async def test_contract_of_several_requests(case: Case, batch: LmiProcess, recor
 
 
 def test_start(batch: LmiProcess) -> None:
+    assert any(
+        "handler: handle of " in line and "/demo/model.py in a process of its own" in line for line in batch.output
+    )
     assert any("handler: rolling_batch, because rolling_batch=vllm" in line for line in batch.output)
     assert any("quantize=fp8 is fp8_per_channel on CPU" in line for line in batch.output)
     assert any("quantization=fp8_per_channel," in line for line in batch.output)
@@ -80,3 +99,27 @@ def test_client_that_leaves(batch: LmiProcess) -> None:
     with httpx.stream("POST", f"{batch.url}/invocations", json=body) as answer:
         assert next(answer.iter_lines())
     wait_for_metric(batch.url, "vllm:num_requests_running", 0, 2)
+
+
+@pytest.mark.parametrize("voice", [None, *demo.adapter_names()])
+def test_handler_generates_on_the_engine(batch: LmiProcess, voice: str | None) -> None:
+    body = {"question": QUESTION, **({"voice": voice} if voice else {})}
+    answer = httpx.post(f"{batch.url}/invocations", json=body, timeout=60)
+    assert (answer.status_code, answer.json()) == (200, {"answer": demo.answers(voice)[QUESTION]})
+    assert "x-custom-handler-fallback" not in answer.headers
+
+
+def test_handler_streams_from_the_engine(batch: LmiProcess) -> None:
+    body = {"question": QUESTION, "stream": True}
+    with httpx.stream("POST", f"{batch.url}/invocations", json=body, timeout=60) as answer:
+        lines = [json.loads(line) for line in answer.iter_lines()]
+    assert answer.headers["content-type"] == "application/jsonlines"
+    assert "".join(line["text"] for line in lines).removesuffix("</s>") == demo.answers(None)[QUESTION]
+    assert len(lines) > 5
+
+
+def test_reload_from_the_command_line(batch: LmiProcess) -> None:
+    done = subprocess.run([LMI, "reload", "--url", batch.url], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "Model demo reloaded\n"), done.stderr
+    answer = httpx.post(f"{batch.url}/invocations", json={"question": QUESTION}, timeout=60)
+    assert answer.json() == {"answer": demo.answers(None)[QUESTION]}

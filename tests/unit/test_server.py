@@ -11,6 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serving import server as server_module
 from serving.app import create_app
 from serving.config.options import ServerSettings
 from serving.errors import ConfigError
@@ -101,7 +102,8 @@ async def test_timeout_ends_what_is_in_flight(engine: FakeEngine) -> None:
         stream.cancel()
 
 
-async def test_dead_engine(engine: FakeEngine) -> None:
+async def test_dead_engine(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "_DEATH_CHECK_S", 1.0)  # time to ask before the port closes
     async with Run(engine) as run:
         engine.is_dead = True
         ping = await run.client.get("/ping")

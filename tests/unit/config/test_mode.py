@@ -15,7 +15,7 @@ pytestmark = pytest.mark.pure
     [
         ({}, "async", "nothing asks for another", 0),
         ({"async_mode": "true"}, "async", "async_mode=true", 0),
-        ({"async_mode": "false"}, "async", "nothing asks for another", 1),
+        ({"async_mode": "false"}, "async", "nothing asks for another", 0),
         ({"entryPoint": ASYNC_SERVICE}, "async", f"entryPoint={ASYNC_SERVICE}", 0),
         ({"rolling_batch": "disable"}, "async", "nothing asks for another", 1),
         ({"rolling_batch": "disable", "async_mode": "true"}, "async", "async_mode=true", 0),

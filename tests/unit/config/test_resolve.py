@@ -176,6 +176,9 @@ def test_settings_of_the_server() -> None:
         "engine": "Python",
         "max_request_size": 64 * 1024 * 1024,
         "job_queue_size": 1000,
+        "retry_threshold": 0,
+        "batch_size": 1,
+        "max_batch_delay": 100,
         "chunked_read_timeout": 120,
         "shutdown_delay": 0,
     }
@@ -391,3 +394,37 @@ def test_nested_flags_that_contradict() -> None:
         "USAGE",
         "--hf-overrides.a.b: a has a value already, which is no object; see lmi serve --help",
     )
+
+
+def test_relative_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What exists below the working directory stays what it is when the server enters the model directory."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("chat.jinja", "adapter", "parser.py"):
+        (tmp_path / name).touch()
+    flags = ["--chat-template", "chat.jinja", "--uds", "s.sock", "--lora-modules", "a=adapter", "--enable-lora"]
+    values = resolved(*flags, "--generation-config", "vllm", "--tokenizer", "org/other").vllm_arguments
+    assert {
+        name: values[name] for name in ("chat_template", "uds", "lora_modules", "generation_config", "tokenizer")
+    } == {
+        "chat_template": f"{tmp_path}/chat.jinja",
+        "uds": f"{tmp_path}/s.sock",
+        "lora_modules": [f"a={tmp_path}/adapter"],
+        "generation_config": "vllm",
+        "tokenizer": "org/other",
+    }
+
+
+def test_worker_environment() -> None:
+    """On a CPU a handler's own engine must fit beside the server's."""
+    on_cpu = resolved(host=Host(memory_bytes=16 * GIB), OPTION_ENV="A=1, B=x=y")
+    assert on_cpu.worker_environment == {"VLLM_CPU_KVCACHE_SPACE": "4", "A": "1", "B": "x=y"}
+    assert resolved(host=Host(), VLLM_CPU_KVCACHE_SPACE="9").worker_environment == {}
+    assert resolved().worker_environment == {}
+    assert problems(OPTION_ENV="A") == [("VALIDATION", "env='A': expected NAME=VALUE,NAME=VALUE (OPTION_ENV)")]
+
+
+def test_something_to_load(store: Path) -> None:
+    assert resolve({}, [str(store)], GPU, Path("/demo")).has_model
+    (store / "config.json").rename(store / "model.py")
+    assert not resolve({}, [str(store)], GPU, Path("/demo")).has_model
+    assert resolve({"HF_MODEL_ID": "org/m"}, [], GPU, Path("/demo")).has_model

@@ -9,12 +9,14 @@ from collections import Counter
 import pytest
 from fastapi import FastAPI
 from starlette.datastructures import State
+from starlette.testclient import TestClient
 from vllm.entrypoints.launchers.app import build_app
 
 from serving.app import ROUTERS, create_app
 from serving.config.options import ServerSettings
 from serving.engine import vllm_app
 from serving.engine.engine_args import namespace
+from serving.routers import waiting
 from tests.conftest import client_of, context_of
 from tests.fakes import FakeEngine
 
@@ -102,9 +104,25 @@ from fastapi import FastAPI
 from starlette.datastructures import State
 from serving.engine import vllm_app
 from serving.engine.engine_args import namespace
+from serving.routers import waiting
 vllm_app.attach(FastAPI(), State({"args": namespace({"model": "m"})}), ("generate",), None)
 import model_hosting_container_standards
 assert logging.getLogger().level == logging.INFO, logging.getLogger().level
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_routes_before_the_engine_starts(args: Namespace, tasks: tuple[str, ...]) -> None:
+    """Beside a custom handler every route that generates says that the engine is starting, and starts it."""
+    begun: list[int] = []
+    app = FastAPI()
+    waiting.attach(app, begin=lambda: begun.append(1), reason=str)
+    paths = [
+        route.path for route in build_app(args, tasks, None).routes if "POST" in (getattr(route, "methods", None) or ())
+    ]
+    others = {"/invocations", "/ping", "/scale_elastic_ep", "/is_scaling_elastic_ep"}
+    expected = [path for path in paths if path not in others]
+    with TestClient(app) as client:
+        assert {path: client.post(path).status_code for path in expected} == dict.fromkeys(expected, 503)
+    assert len(begun) == len(expected) > 0

@@ -4,6 +4,8 @@
 import inspect
 
 import pytest
+from vllm.renderers.base import BaseRenderer
+from vllm.renderers.hf import HfRenderer
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serving.engine import vllm_app, vllm_engine
@@ -43,6 +45,13 @@ def test_request_models(kind: str) -> None:
     assert model.model_validate(bodies[kind])
     assert "serving_" in serving
     assert method.startswith(("create_", "__call__"))
+
+
+def test_tokenizer() -> None:
+    """Formatters run in threads, so the tokenizer they get must be safe there: HF's renderer makes its own so."""
+    assert "self.renderer = " in inspect.getsource(AsyncLLM.__init__)
+    assert "self.tokenizer = tokenizer" in inspect.getsource(BaseRenderer.__init__)
+    assert "maybe_make_thread_pool(" in inspect.getsource(HfRenderer.__init__)
 
 
 @pytest.mark.parametrize("name", ["generate", "encode", "abort", "shutdown", "errored", "reset_mm_cache", "add_lora"])

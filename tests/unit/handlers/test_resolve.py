@@ -10,8 +10,9 @@ from fastapi.routing import APIRoute
 
 from handlers.default import DefaultHandler
 from handlers.embedding import EmbeddingHandler
-from handlers.resolve import OUTPUT_FORMATS, resolve, tgi_routes, without_effect
+from handlers.resolve import OUTPUT_FORMATS, built_in, resolve, without_effect
 from handlers.rolling_batch import RollingBatchHandler
+from handlers.user_code import UserCode
 from serving import error_responses
 from serving.config.host import Host
 from serving.config.mode import Mode
@@ -36,7 +37,7 @@ def options(**given: Any) -> LmiOptions:
 def test_handler(engine: FakeEngine, caplog: pytest.LogCaptureFixture, mode: Any, kind: type) -> None:
     caplog.set_level(logging.INFO)
     assert isinstance(resolve(engine, Mode(mode, "a reason"), options()), kind)
-    assert [record.message for record in caplog.records] == [f"handler: {mode}, because a reason"]
+    assert [record.message for record in caplog.records] == [f"default handler: {mode}, because a reason"]
 
 
 def configured(tmp_path: Path, name: str) -> ResolvedConfig:
@@ -66,7 +67,7 @@ def test_model_that_only_embeds(engine: FakeEngine) -> None:
 def test_routes_of_tgi(engine: FakeEngine) -> None:
     """The paths that have a handler are those that have a route, and TGI's errors."""
     paths = {route.path for route in tgi.router.routes if isinstance(route, APIRoute)}
-    assert paths == {*tgi_routes(engine), "/info"} == error_responses.TGI_PATHS
+    assert paths == {*built_in(engine, Mode("async", ""), LmiOptions()).tgi, "/info"} == error_responses.TGI_PATHS
 
 
 @pytest.mark.parametrize(
@@ -77,6 +78,7 @@ def test_routes_of_tgi(engine: FakeEngine) -> None:
         ("rolling_batch", {"lmi_default_greedy": True}, "option.lmi_default_greedy has no effect"),
         ("embedding", {"tgi_compat": True}, "output_formatter and tgi_compat have no effect"),
         ("async", {"normalize": False}, "option.normalize has no effect"),
+        ("async", {"async_mode": False}, "option.async_mode=false has no effect"),
     ],
 )
 def test_option_of_another_mode(mode: Any, given: dict[str, Any], text: str) -> None:
@@ -89,5 +91,8 @@ def test_every_option_where_it_belongs() -> None:
         without_effect(Mode("async", ""), options(tgi_compat=True, output_formatter="sse", lmi_default_greedy=True))
         == []
     )
+    assert without_effect(Mode("rolling_batch", ""), options(rolling_batch="vllm", async_mode="false")) == []
+    handler = UserCode(Path("model.py"), has_handler=True)
+    assert without_effect(Mode("async", ""), options(async_mode="false"), handler) == []
     assert without_effect(Mode("rolling_batch", ""), options(bedrock_compat=True, tgi_compat=True)) == []
     assert without_effect(Mode("embedding", ""), options(normalize=False)) == []

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The built-in handlers on an engine that starts when the first request needs it. Used beside a custom handler."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from handlers.base import Handler, InferenceRequest, InferenceResponse
+from serving.errors import ConfigError, DefaultUnavailable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class BuiltIn:
+    """The handlers of one started engine.
+
+    Attributes:
+        default: for LMI's routes.
+        tgi: for TGI's routes, by path.
+    """
+
+    default: Handler
+    tgi: Mapping[str, Handler]
+
+
+class OnDemand:
+    """Starts the engine once; a start that failed is remembered, not tried again.
+
+    Args:
+        start: starts it; raises `ConfigError`.
+
+    Attributes:
+        failure: why it did not start; empty before, and if it did.
+    """
+
+    def __init__(self, start: Callable[[], Awaitable[BuiltIn]]):
+        self._start = start
+        self._task: asyncio.Task[BuiltIn] | None = None
+        self._there: BuiltIn | None = None
+        self.failure = ""
+
+    def begin(self) -> None:
+        """Starts it in the background, unless that was done before."""
+        if self._task is None and self._there is None:
+            self._task = asyncio.get_running_loop().create_task(self._started())
+
+    def put(self, there: BuiltIn) -> None:
+        """They were started otherwise."""
+        self._there = there
+
+    async def get(self) -> BuiltIn:
+        """The handlers, once they are there. A caller that gives up does not stop the start.
+
+        Raises:
+            DefaultUnavailable: the engine did not start.
+        """
+        if self._there is not None:
+            return self._there
+        self.begin()
+        assert self._task is not None
+        return await asyncio.shield(self._task)
+
+    async def _started(self) -> BuiltIn:
+        try:
+            self._there = await self._start()
+            return self._there
+        except ConfigError as error:
+            self.failure = str(error)
+        except Exception as error:
+            logger.exception("the default handler's engine did not start")
+            self.failure = f"{type(error).__name__}: {error}"
+        logger.error("the default handler is not available: %s", self.failure)
+        raise DefaultUnavailable(f"the default handler is not available: {self.failure}")
+
+
+class OnDemandHandler:
+    """One of the built-in handlers, started by its first request."""
+
+    def __init__(self, built_in: OnDemand, choose: Callable[[BuiltIn], Handler]):
+        self._built_in = built_in
+        self._choose = choose
+
+    async def start(self) -> None:
+        """Waits until the engine is there."""
+        await self._built_in.get()
+
+    async def handle(self, request: InferenceRequest) -> InferenceResponse:
+        """As the chosen handler.
+
+        Raises:
+            DefaultUnavailable: the engine did not start.
+        """
+        return await self._choose(await self._built_in.get()).handle(request)
+
+    async def close(self) -> None:
+        """Nothing to do: the engine has its own owner."""

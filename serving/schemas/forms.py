@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bodies that are HTML forms, as their fields. Used for custom handlers, which get each field as a part."""
+
+from collections.abc import AsyncGenerator, Mapping
+
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
+
+from serving.errors import PayloadError
+
+
+def is_form(content_type: str | None) -> bool:
+    """The type says that the body is a form, of either kind."""
+    return _kind(content_type).startswith(("multipart/", "application/x-www-form-urlencoded"))
+
+
+async def fields(headers: Mapping[str, str], body: bytes) -> list[tuple[str, bytes]]:
+    """Name and bytes of each field, files included, in order.
+
+    Raises:
+        PayloadError: the body cannot be read as its type says.
+    """
+
+    async def pieces() -> AsyncGenerator[bytes]:
+        yield body
+        yield b""
+
+    is_multipart = _kind(headers.get("content-type")).startswith("multipart/")
+    parser = (MultiPartParser if is_multipart else FormParser)(Headers(headers), pieces())
+    try:
+        form = await parser.parse()
+    except (MultiPartException, KeyError, ValueError) as error:
+        raise PayloadError(f"Input parsing failed: {getattr(error, 'message', error)}") from None
+    found = []
+    for name, value in form.multi_items():
+        data = await value.read() if isinstance(value, UploadFile) else value.encode()
+        found.append((name, data))
+    await form.close()
+    return found
+
+
+def _kind(content_type: str | None) -> str:
+    return (content_type or "").strip().lower()

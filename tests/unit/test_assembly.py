@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""User's code, engine and app together: when the engine starts, what answers until then, reloads, limits."""
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import pytest
+
+from serving.errors import ConfigError, Problem
+from tests.custom import DIRECT, WRAPPED, CustomServer, serving
+
+pytestmark = pytest.mark.pure
+HI = {"inputs": "hi"}
+HEAD = """
+import asyncio, os, time
+from djl_python import Input, Output
+"""
+ECHO = (
+    HEAD
+    + """
+async def handle(inputs):
+    if inputs.is_empty(): return START
+    payload = inputs.get_as_json()
+    if payload.get("none"): return None
+    if payload.get("raise"): raise RuntimeError("boom")
+    if payload.get("die"): os._exit(3)
+    if payload.get("sleep"): await asyncio.sleep(payload["sleep"])
+    return {"version": 1}
+"""
+)
+FAILED = ConfigError([Problem("ENGINE", "no memory")])
+
+
+def echo(start: str = "None") -> dict[str, str]:
+    return {"model.py": ECHO.replace("START", start)}
+
+
+async def ask(server: CustomServer, **payload: object) -> httpx.Response:
+    return await server.client.post("/invocations", json={**HI, **payload})
+
+
+@pytest.mark.parametrize(
+    ("properties", "start", "num_starts"),
+    [
+        (DIRECT, "None", 0),
+        (DIRECT, "Output()", 0),
+        (DIRECT, "1/0", 0),
+        (WRAPPED, "None", 1),
+        (WRAPPED, "Output()", 0),
+        (WRAPPED, "1/0", 1),
+        ({"option.entryPoint": "model.py"}, "None", 1),
+        ({"option.entryPoint": "model.py"}, "Output()", 0),
+        ({"option.default_engine": "eager"}, "Output()", 1),
+        ({**WRAPPED, "option.default_engine": "off"}, "1/0", 0),
+    ],
+    ids=str,
+)
+async def test_when_the_engine_starts(tmp_path: Path, properties: dict[str, str], start: str, num_starts: int) -> None:
+    if properties.get("option.default_engine") == "off":
+        start = "None"
+    async with serving(tmp_path, echo(start), properties) as server:
+        assert server.num_starts == num_starts
+        assert (await ask(server)).json() == {"version": 1}
+        assert server.num_starts == num_starts
+
+
+async def test_engine_that_starts_late(tmp_path: Path) -> None:
+    """Its routes refuse until it is there, the first one starts it, and then they are the engine's."""
+    async with serving(tmp_path, echo("Output()"), DIRECT) as server:
+        assert (await server.client.get("/v1/models")).status_code == 503
+        assert "lmi_custom_handler_deaths_total" in (await server.client.get("/metrics")).text
+        assert (await server.client.get("/info")).status_code == 429
+        assert server.num_starts == 0
+        refused = await server.client.post("/v1/completions", json={"prompt": "x"})
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.json()["error"]["message"] == "the engine is starting; try again"
+        async with asyncio.timeout(5):
+            while (answer := await server.client.post("/v1/completions", json={"prompt": "x"})).status_code == 503:
+                await asyncio.sleep(0.01)
+        assert answer.json()["choices"] == [{"text": "D:x"}]
+        assert server.num_starts == 1
+        assert (await server.client.get("/info")).status_code == 200
+
+
+async def test_requests_wait_for_a_late_engine_together(tmp_path: Path) -> None:
+    async with serving(tmp_path, echo("Output()"), DIRECT) as server:
+        answers = await asyncio.gather(*(ask(server, none=1) for _ in range(5)), server.client.post("/", json=HI))
+        assert [answer.status_code for answer in answers] == [200] * 6
+        assert server.num_starts == 1
+
+
+async def test_engine_that_does_not_start(tmp_path: Path) -> None:
+    """It is tried once; the handler goes on, and what it leaves or fails at is answered without an engine."""
+    async with serving(tmp_path, echo("Output()"), DIRECT, start_failure=FAILED) as server:
+        assert (await ask(server, none=1)).status_code == 204
+        failed = await ask(server, **{"raise": 1})
+        assert (failed.status_code, failed.json()["error"]) == (424, "boom")
+        refused = await server.client.post("/v1/completions", json={"prompt": "x"})
+        assert (refused.status_code, refused.json()["error"]["message"]) == (503, "no memory")
+        assert (await ask(server)).json() == {"version": 1}
+        assert (await server.client.get("/ping")).status_code == 200
+        assert server.num_starts == 1
+
+
+async def test_eager_engine_that_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no memory"):
+        async with serving(tmp_path, echo(), WRAPPED, start_failure=FAILED):
+            pass
+
+
+async def test_without_a_model(tmp_path: Path) -> None:
+    """A directory with nothing but code is served; there is nothing to fall back to."""
+    async with serving(tmp_path, echo(), {"option.model_id": ""}) as server:
+        assert (await ask(server)).json() == {"version": 1}
+        assert (await ask(server, none=1)).status_code == 204
+        refused = await server.client.post("/v1/completions", json={"prompt": "x"})
+        assert refused.status_code == 503
+        assert server.num_starts == 0
+
+
+@pytest.mark.parametrize(("threshold", "status"), [("0", 500), ("1", 200)])
+async def test_deaths_without_a_default_handler(tmp_path: Path, threshold: str, status: int) -> None:
+    properties = {"option.model_id": "", "retry_threshold": threshold}
+    async with serving(tmp_path, echo(), properties) as server:
+        died = await ask(server, die=1)
+        assert died.status_code == 500
+        assert died.json() == {"error": "Custom handler failed: worker exited with code 3", "code": 500}
+        assert (await server.client.get("/ping")).status_code == status
+
+
+async def test_deaths_beside_a_default_handler(tmp_path: Path) -> None:
+    async with serving(tmp_path, echo(), WRAPPED) as server:
+        died = await ask(server, die=1)
+        assert (died.json(), died.headers["x-custom-handler-fallback"]) == ({"generated_text": "D:hi"}, "worker_died")
+        assert (await server.client.get("/ping")).status_code == 200
+
+
+async def described(server: CustomServer) -> dict[str, object]:
+    model: dict[str, object] = (await server.client.get(f"/models/{NAME(server)}")).json()[0]["models"][0]
+    return model
+
+
+def NAME(server: CustomServer) -> str:
+    return server.assembly._config.model_name
+
+
+async def reload(server: CustomServer) -> httpx.Response:
+    return await server.client.post(f"/models/{NAME(server)}/reload")
+
+
+async def test_reload(tmp_path: Path) -> None:
+    """The file that is there now; one that does not work changes nothing."""
+    async with serving(tmp_path, echo(), DIRECT) as server:
+        model = tmp_path / "model.py"
+        model.write_text(model.read_text().replace('"version": 1', '"version": 2'))
+        assert (await ask(server)).json() == {"version": 1}
+        assert (await reload(server)).json() == {"status": f"Model {NAME(server)} reloaded"}
+        assert (await ask(server)).json() == {"version": 2}
+        for broken, text in {
+            "def handle(:": "SyntaxError in model.py, line 1",
+            "raise OSError('no')\ndef handle(i): pass": "model.py: OSError: no",
+            "x = 1": "it has no handler any more",
+        }.items():
+            model.write_text(broken)
+            refused = await reload(server)
+            assert refused.status_code == 424
+            assert text in refused.json()["error"]
+            assert (await ask(server)).json() == {"version": 2}
+        model.unlink()
+        assert (await reload(server)).json() == {"code": 424, "error": "not reloaded: there is no model.py"}
+        assert (await server.client.post("/models/nope/reload")).status_code == 404
+
+
+async def test_reload_mends_a_broken_start(tmp_path: Path) -> None:
+    async with serving(tmp_path, {"model.py": "def handle(:"}, DIRECT) as server:
+        assert str((await described(server))["degraded"]).startswith("load_error: SyntaxError in model.py")
+        assert (await ask(server)).headers["x-custom-handler-fallback"] == "load_error"
+        (tmp_path / "model.py").write_text(echo()["model.py"])
+        assert (await reload(server)).status_code == 200
+        assert (await ask(server)).json() == {"version": 1}
+        assert "degraded" not in await described(server)
+
+
+FORMATTERS = """
+from djl_python.output_formatter import output_formatter
+@output_formatter
+def f(response): return {"said": response.choices[0].text, "by": 1}
+"""
+
+
+async def test_reload_of_formatters(tmp_path: Path) -> None:
+    async with serving(tmp_path, {"model.py": FORMATTERS}, DIRECT) as server:
+        assert (await ask(server)).json() == {"said": "D:hi", "by": 1}
+        (tmp_path / "model.py").write_text(FORMATTERS.replace('"by": 1', '"by": 2'))
+        assert (await reload(server)).status_code == 200
+        assert (await ask(server)).json() == {"said": "D:hi", "by": 2}
+        (tmp_path / "model.py").write_text(FORMATTERS + "1/0")
+        assert (await reload(server)).status_code == 424
+        (tmp_path / "model.py").write_text(ECHO)
+        assert "started without one" in (await reload(server)).json()["error"]
+        assert (await ask(server)).json() == {"said": "D:hi", "by": 2}
+
+
+async def test_limits(tmp_path: Path) -> None:
+    """As much is taken on as the queue admits; a stream that pauses for too long ends with a line that says so."""
+    code = (
+        HEAD
+        + """
+async def slow():
+    yield {"n": 1}
+    await asyncio.sleep(30)
+async def handle(inputs):
+    if inputs.is_empty(): return Output()
+    if "stream" in inputs.get_as_json(): return slow()
+    await asyncio.sleep(30)
+"""
+    )
+    properties = {"chunked_read_timeout": "1", "job_queue_size": "1", "option.max_rolling_batch_size": "1"}
+    async with serving(tmp_path, {"model.py": code}, properties) as server:
+        stream = await ask(server, stream=1)
+        assert [line for line in stream.text.splitlines() if line] == [
+            '{"n": 1}',
+            '{"error": "nothing more within 1 s; chunked_read_timeout bounds the wait", "code": 504}',
+        ]
+        waiting = [asyncio.create_task(ask(server, id=number)) for number in range(2)]
+        await asyncio.sleep(0.2)
+        refused = await ask(server)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        late = [await task for task in waiting]
+        assert [answer.status_code for answer in late] == [504, 504]
+        assert late[0].json() == {"error": "no answer within 1 s; predict_timeout bounds the wait", "code": 504}
+        assert server.assembly.num_in_flight == 0
+
+
+async def test_start_up_call_that_does_not_end(tmp_path: Path) -> None:
+    code = "import time\ndef handle(inputs): time.sleep(60)"
+    with pytest.raises(ConfigError, match="the start-up call did not end within 1 s"):
+        async with serving(tmp_path, {"model.py": code}, {"option.model_loading_timeout": "1"}):
+            pass
+
+
+async def test_description(tmp_path: Path) -> None:
+    async with serving(tmp_path, {}, {"batch_size": "3"}) as server:
+        name = NAME(server)
+        models = (await server.client.get("/models")).json()
+        assert models == {"models": [{"modelName": name, "modelUrl": f"file:{tmp_path}/", "status": "READY"}]}
+        model = await described(server)
+        assert {key: model[key] for key in ("modelName", "status", "queueSize", "batchSize", "requestInQueue")} == {
+            "modelName": name, "status": "Healthy", "queueSize": 1000, "batchSize": 3, "requestInQueue": 0
+        }  # fmt: skip
+        (group,) = model["workerGroups"]  # type: ignore[misc]
+        assert group["device"] == {"deviceType": "cpu", "deviceId": -1}
+        unknown = await server.client.get("/models/nope")
+        assert unknown.json() == {"code": 404, "type": "ModelNotFoundException", "message": "Workflow not found: nope"}
