@@ -82,7 +82,9 @@ def custom_attributes(header: str) -> dict[str, str]:
 
 
 def adapter_of(request: InferenceRequest, payload: dict[str, Any]) -> str:
-    """The adapter that a request names, which is taken out of `payload`; empty for the base model. The header wins.
+    """The adapter that a request names, which is taken out of `payload`; empty for the base model.
+
+    The header wins over the body, and that over the query.
 
     Raises:
         PayloadError: the body names several.
@@ -92,4 +94,4 @@ def adapter_of(request: InferenceRequest, payload: dict[str, Any]) -> str:
         named = named[0]
     if named is not None and not isinstance(named, str):
         raise PayloadError("Input parsing failed: adapters must be the name of one adapter")
-    return request.headers.get(_ADAPTER_HEADER) or named or ""
+    return request.headers.get(_ADAPTER_HEADER) or named or dict(request.query).get("adapter", "")

@@ -5,7 +5,6 @@ Made by `resolve.py`. The client's request stays as it came, so the default hand
 code did with its copy. How a failure is worded depends on how LMI would have reached the user's function.
 """
 
-import asyncio
 import logging
 import re
 from collections.abc import AsyncGenerator, Mapping
@@ -16,16 +15,19 @@ from typing import Literal
 
 import msgspec
 
+from handlers.adapters import Change
 from handlers.base import Handler, InferenceRequest, InferenceResponse
 from handlers.user_code import UserCode
 from handlers.worker.batches import Batches
-from handlers.worker.process import CallFailed, LoadError, WorkerDied, WorkerProcess
+from handlers.worker.process import CallFailed, CallTimedOut, LoadError, WorkerDied, WorkerProcess
 from handlers.worker.protocol import Nothing, Opened, Reply
-from handlers.worker.request import worker_request
+from handlers.worker.request import hook_request, worker_request
 from handlers.worker.supervisor import StartUp, Supervisor, WorkerDown
 from serving import metrics
 from serving.config.limits import Limits
 from serving.errors import (
+    AdapterRefused,
+    AdapterSlotsExhausted,
     ConfigError,
     CustomCodeError,
     DefaultUnavailable,
@@ -69,7 +71,6 @@ class CustomHandler:
         supervisor: runs it.
         default: the default handler; None if there is none.
         fallback: `option.custom_handler_fallback`.
-        has_formatters: the user's formatters can make any payload readable for the default handler.
         limits: how much is taken on, and how long is waited.
         name: of the model, for refusals.
         batches: puts requests that come together into one call; None where each is a call of its own.
@@ -84,7 +85,6 @@ class CustomHandler:
         supervisor: Supervisor,
         default: Handler | None,
         fallback: Fallback,
-        has_formatters: bool,
         limits: Limits,
         name: str,
         batches: Batches | None = None,
@@ -93,7 +93,6 @@ class CustomHandler:
         self._supervisor = supervisor
         self._default = default
         self._fallback: Fallback = fallback if default is not None else "off"
-        self._has_formatters = has_formatters
         self._limits = limits
         self._name = name
         self._caller = batches or supervisor
@@ -107,6 +106,11 @@ class CustomHandler:
         if self._load_error:
             return f"load_error: {self._load_error}"
         return "" if self._supervisor.is_up else "worker_died: no worker is up; it is being started again"
+
+    @property
+    def is_direct(self) -> bool:
+        """The user's file is the entry point itself."""
+        return self._code.is_direct
 
     @property
     def has_default(self) -> bool:
@@ -125,7 +129,7 @@ class CustomHandler:
 
     @property
     def num_in_flight(self) -> int:
-        """Requests that the user's code has."""
+        """Requests that are under way, in the user's code or in the default handler that stands in for it."""
         return self._num_in_flight
 
     @property
@@ -155,7 +159,7 @@ class CustomHandler:
             return
         stops = self._fallback == "load-strict" or (self._fallback == "off" and self._code.is_direct)
         if (outcome.is_refusal and (stops or self._fallback == "on")) or (outcome.kind == "raised" and stops):
-            await self._supervisor.close()
+            await self._supervisor.stop()
             self._refuse_or_degrade(outcome.text, outcome.traceback, stops)
         elif outcome.text:
             logger.warning("the handler's start-up call failed: %s\n%s", outcome.text, outcome.traceback)
@@ -206,7 +210,7 @@ class CustomHandler:
         if self._load_error:
             error = self._error(424, self._load_error)
             return await self._fall_back(request, Failure("load_error", error))
-        if self._num_in_flight >= self._limits.num_in_flight:
+        if self._num_in_flight >= self._limits.num_in_flight or self._supervisor.is_backed_up:
             raise EngineOverloaded(f"Worker queue capacity exceeded for model: {self._name}")
         self._num_in_flight += 1
         is_open = False
@@ -228,15 +232,46 @@ class CustomHandler:
         """Ends the worker."""
         await self._supervisor.close()
 
+    def has_hook(self, hook: str) -> bool:
+        """The user's code defines this adapter hook."""
+        return hook in self._code.hooks
+
+    async def call_hook(self, hook: str, change: Change) -> str:
+        """The message with which the user's adapter hook answers.
+
+        Raises:
+            AdapterRefused: it failed, refused, or is not there.
+            AdapterSlotsExhausted: it ran out of memory.
+        """
+        if not self.has_hook(hook):
+            raise AdapterRefused(f"module {self._code.path.stem!r} has no attribute {hook!r}")
+        try:
+            worker, call_id, answer = await self._supervisor.call(hook, hook_request(hook, change))
+        except CallTimedOut:
+            raise AdapterRefused(f"{hook} did not answer within {self._limits.first_output_s:g} s") from None
+        except CallFailed as failure:
+            logger.warning("%s failed\n%s", hook, failure.traceback)
+            kind = AdapterSlotsExhausted if failure.reason == "memory" else AdapterRefused
+            raise kind(str(failure)) from None
+        except (WorkerDied, WorkerDown) as failure:
+            raise AdapterRefused(f"{hook} failed: {failure or 'no worker is up'}") from None
+        worker.drop(call_id)
+        if not isinstance(answer, Reply):
+            return ""
+        if answer.status >= 300:
+            refusal = AdapterRefused(answer.message)
+            if answer.status in set(HTTPStatus):
+                refusal.http_status = HTTPStatus(answer.status)
+            raise refusal
+        return answer.message
+
     async def _called(self, request: InferenceRequest) -> InferenceResponse | Failure | None:
         """The user's answer; None where it leaves the request to the default handler."""
         function = self._supervisor.start_message.handler
         called = await worker_request(request, function)
         try:
-            async with asyncio.timeout(self._limits.first_output_s):
-                worker, call_id, answer = await self._caller.call(function, called)
-        except TimeoutError:
-            self._supervisor.suspect()
+            worker, call_id, answer = await self._caller.call(function, called)
+        except CallTimedOut:
             text = f"no answer within {self._limits.first_output_s:g} s; predict_timeout bounds the wait"
             raise self._error(HTTPStatus.GATEWAY_TIMEOUT, text) from None
         except CallFailed as failure:
@@ -270,7 +305,7 @@ class CustomHandler:
                 async for chunk in chunks:
                     yield chunk
             except TimeoutError:
-                self._supervisor.suspect()
+                self._supervisor.suspect(worker, call_id)
                 text = f"nothing more within {self._limits.gap_s:g} s; chunked_read_timeout bounds the wait"
                 raise self._error(HTTPStatus.GATEWAY_TIMEOUT, text) from None
             except WorkerDied as failure:
@@ -307,7 +342,7 @@ class CustomHandler:
 
     def _is_readable(self, request: InferenceRequest) -> bool:
         """The default handler may be able to read the request: no engine is started for what it surely cannot."""
-        if self._has_formatters:
+        if self._code.has_formatters:  # which may make anything readable
             return True
         try:
             return not _DEFAULT_SHAPES.isdisjoint(content.decode(request.content_type, request.body))

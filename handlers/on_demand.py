@@ -33,22 +33,19 @@ class OnDemand:
 
     Attributes:
         failure: why it did not start; empty before, and if it did.
+        cause: the same as it was raised, where that was foreseen.
     """
 
     def __init__(self, start: Callable[[], Awaitable[BuiltIn]]):
         self._start = start
         self._task: asyncio.Task[BuiltIn] | None = None
-        self._there: BuiltIn | None = None
         self.failure = ""
+        self.cause: ConfigError | None = None
 
     def begin(self) -> None:
         """Starts it in the background, unless that was done before."""
-        if self._task is None and self._there is None:
+        if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._started())
-
-    def put(self, there: BuiltIn) -> None:
-        """They were started otherwise."""
-        self._there = there
 
     async def get(self) -> BuiltIn:
         """The handlers, once they are there. A caller that gives up does not stop the start.
@@ -56,22 +53,19 @@ class OnDemand:
         Raises:
             DefaultUnavailable: the engine did not start.
         """
-        if self._there is not None:
-            return self._there
         self.begin()
         assert self._task is not None
         return await asyncio.shield(self._task)
 
     async def _started(self) -> BuiltIn:
         try:
-            self._there = await self._start()
-            return self._there
+            return await self._start()
         except ConfigError as error:
+            self.cause = error
             self.failure = str(error)
         except Exception as error:
             logger.exception("the default handler's engine did not start")
             self.failure = f"{type(error).__name__}: {error}"
-        logger.error("the default handler is not available: %s", self.failure)
         raise DefaultUnavailable(f"the default handler is not available: {self.failure}")
 
 

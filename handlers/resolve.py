@@ -28,6 +28,7 @@ from serving.errors import DefaultUnavailable
 from serving.formatters import older_chat
 from serving.formatters.registry import NAMES
 from serving.schemas.output import Defaults
+from serving.sessions import Sessions
 from serving.user_packages import UserPython
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,8 @@ def without_effect(mode: Mode, options: LmiOptions, code: UserCode | None = None
         warnings.append("option.lmi_default_greedy has no effect: it belongs to async mode")
     if mode.name == "embedding" and (options.output_formatter or options.tgi_compat):
         warnings.append("output_formatter and tgi_compat have no effect: this model embeds texts")
+    if has_handler and options.invocations_api == "openai":
+        warnings.append("option.invocations_api=openai has no effect: the custom handler answers /invocations")
     if mode.name != "embedding" and not options.normalize:
         warnings.append("option.normalize has no effect: it belongs to a task that embeds texts")
     return warnings
@@ -76,7 +79,14 @@ def resolve(engine: Engine, mode: Mode, options: LmiOptions, formatters: UserFor
     )
     if mode.name == "rolling_batch":
         return RollingBatchHandler(engine, defaults, options.enable_lora, options.bedrock_compat, formatters)
-    return DefaultHandler(engine, defaults, formatters)
+    return DefaultHandler(engine, defaults, formatters, _sessions(options))
+
+
+def _sessions(options: LmiOptions) -> Sessions:
+    if not options.enable_stateful_sessions:
+        return Sessions(None)
+    path = {"sessions_path": options.sessions_path} if options.sessions_path else {}
+    return Sessions({**path, "sessions_expiration": str(options.sessions_expiration)})
 
 
 def built_in(engine: Engine, mode: Mode, options: LmiOptions, formatters: UserFormatters | None = None) -> BuiltIn:
@@ -153,18 +163,19 @@ def custom(
             raise DefaultUnavailable("there is no default handler here")
         return await default.handle(request)
 
-    supervisor = Supervisor(spec, {**properties, "handler": options.handler}, infer, on_death)
+    waits = config.limits
+    at_start = {**properties, "handler": options.handler}
+    supervisor = Supervisor(spec, at_start, infer, on_death, waits.start_s, waits.first_output_s)
     logger.info("handler: %s of %s in a process of its own; %s", options.handler, code.path, _after(default, options))
     size, delay_ms, limits = config.server.batch_size, config.server.max_batch_delay, config.limits
     batches = None
     if size > 1 and options.async_mode is False:
-        batches = Batches(supervisor, size, delay_ms / 1000, limits.first_output_s)
+        batches = Batches(supervisor, size, delay_ms / 1000)
     return CustomHandler(
         code,
         supervisor,
         default,
         options.custom_handler_fallback,
-        code.has_formatters,
         limits,
         config.model_name,
         batches,

@@ -60,9 +60,9 @@ class RollingBatchHandler(generation.EngineHandler):
             return bedrock.parse(payload, request.headers.get(_FORWARDED_API) == _STREAMING_API)
         return dispatch.parse(payload, self._defaults)
 
-    def _adapter_of(self, request: InferenceRequest, payload: dict[str, Any]) -> str:
+    async def _adapter_of(self, request: InferenceRequest, payload: dict[str, Any]) -> str:
         adapter = adapter_of(request, payload) if self._has_adapters else ""
-        if adapter and adapter not in self._engine.adapters:
+        if adapter and not await self._engine.has_adapter(adapter):
             raise PayloadError(f"Input parsing failed: Adapter {adapter} is not registered")
         return adapter
 

@@ -6,6 +6,7 @@
 """
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from importlib.machinery import PathFinder
@@ -100,11 +101,11 @@ def read(
             path,
             module,
             is_direct,
-            has_handler=f"def {handler}" in text,
+            has_handler=re.search(rf"\bdef\s+{re.escape(handler)}\b", text) is not None,
             has_formatters=any(mark in text for mark in _FORMATTER_MARKS),
             syntax_error=f"{type(error).__name__} in {path.name}, {where}: {getattr(error, 'msg', error)}",
         )
-    names = set(_bound_names(tree.body))
+    names = set(_bound_names(tree.body, path.parent))
     has_formatters = _has_marks(tree, path, set())
     is_script = not has_formatters and {"model_fn", "predict_fn"} <= names
     lone = not has_formatters and not is_script and bool({"input_fn", "output_fn"} & names)
@@ -132,7 +133,7 @@ def _named(model_dir: Path | None, entry_point: str) -> tuple[Path, str | None]:
     places = [str(base)]
     *parents, last = entry_point.split(".")
     for parent in parents:
-        found = PathFinder.find_spec(parent, places) or PathFinder.find_spec(parent)
+        found = PathFinder.find_spec(parent, places) or (PathFinder.find_spec(parent) if parent == parents[0] else None)
         if found is None or found.submodule_search_locations is None:
             raise _missing(entry_point, f"there is no package {parent!r}")
         places = list(found.submodule_search_locations)
@@ -147,7 +148,18 @@ def _missing(entry_point: str, why: str) -> ConfigError:
     return ConfigError([Problem("NOT_FOUND", f"entryPoint={entry_point!r}: {why}", remedy=remedy)])
 
 
-def _bound_names(body: list[ast.stmt]) -> Iterator[str]:
+def _names_of_sibling(directory: Path, module: str) -> Iterator[str]:
+    """What `from module import *` brings from a file of the same directory."""
+    path = directory / f"{module.replace('.', '/')}.py"
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return
+    stars = [node for node in tree.body if isinstance(node, ast.ImportFrom) and node.names[0].name == "*"]
+    yield from _bound_names([node for node in tree.body if node not in stars], directory)
+
+
+def _bound_names(body: list[ast.stmt], directory: Path) -> Iterator[str]:
     """The names that a module's top level defines, conditional ones included."""
     for statement in body:
         if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -160,12 +172,14 @@ def _bound_names(body: list[ast.stmt]) -> Iterator[str]:
             yield statement.target.id
         elif isinstance(statement, ast.Import | ast.ImportFrom):
             yield from (alias.asname or alias.name for alias in statement.names)
+            if isinstance(statement, ast.ImportFrom) and statement.names[0].name == "*":
+                yield from _names_of_sibling(directory, statement.module or "")
         for block in ("body", "orelse", "finalbody"):
             if isinstance(statement, ast.If | ast.Try | ast.With):
-                yield from _bound_names(getattr(statement, block, []))
+                yield from _bound_names(getattr(statement, block, []), directory)
         if isinstance(statement, ast.Try):
             for clause in statement.handlers:
-                yield from _bound_names(clause.body)
+                yield from _bound_names(clause.body, directory)
 
 
 def _has_marks(tree: ast.AST, path: Path, seen: set[Path]) -> bool:

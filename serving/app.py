@@ -11,10 +11,10 @@ from fastapi import FastAPI
 from serving import error_responses
 from serving.config.options import ServerSettings
 from serving.middleware import ApiKeys, BodyLimit, RequestHeaders
-from serving.routers import health, invocations, management, tgi
+from serving.routers import adapters, health, invocations, management, tgi
 from serving.routers.context import Context
 
-ROUTERS = (health.router, invocations.router, management.router, tgi.router)
+ROUTERS = (health.router, invocations.router, management.router, adapters.router, tgi.router)
 
 
 def create_app(

@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 
 from handlers import resolve as handlers_of
+from handlers.adapter_backends import AdapterBackend, EngineBackend, HookBackend
+from handlers.adapters import AdapterRegistry
 from handlers.base import Handler
 from handlers.custom import CustomHandler
 from handlers.on_demand import BuiltIn, OnDemand
@@ -27,7 +28,7 @@ from serving import metrics
 from serving.app import create_app
 from serving.config.resolve import ResolvedConfig
 from serving.engine.base import Engine
-from serving.errors import ConfigError, PayloadError, Problem
+from serving.errors import ConfigError, DefaultUnavailable, Problem
 from serving.front import Front
 from serving.health import Health
 from serving.routers import waiting
@@ -52,8 +53,8 @@ class Launched:
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None
 
 
-Launch = Callable[[Mapping[str, Path], bool], Awaitable[Launched]]
-"""Starts the engine with these adapters; true where the server answers requests meanwhile. Raises `ConfigError`."""
+Launch = Callable[[bool], Awaitable[Launched]]
+"""Starts the engine; true where the server answers requests meanwhile. Raises `ConfigError`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +97,12 @@ class Assembly:
         self._formatters = UserFormatters()
         self._front: Front | None = None
         self._reloading = asyncio.Lock()
+        self._adapters: AdapterRegistry | None = None
         self._app: FastAPI
         self.health = Health(self)
         self.engine: Engine | None = None
         self.custom: CustomHandler | None = None
+        self._has_default = True
 
     @property
     def is_dead(self) -> bool:
@@ -118,12 +121,20 @@ class Assembly:
         Raises:
             ConfigError: the user's code or the engine does not start.
         """
-        self._formatters = self._load_formatters(self._setup.code)
+        code = self._setup.code
+        is_script = code is not None and code.is_script
+        self._has_default = self._config.has_model and self._config.options.default_engine != "off" and not is_script
+        self._formatters = self._load_formatters(code)
         self.custom = await self._start_custom()
+        if self.custom is not None and self.custom.is_direct:
+            # As in LMI the hooks of a handler that is the entry point itself are all that is asked.
+            self._adapters = self._registry(HookBackend(self.custom))
+            if self.custom.has_hook("register_adapter"):
+                await self._adapters.load_all(self._config.adapters)
         if self._needs_engine_now():
             await self._launched()
-        else:
-            if self.custom is not None and self.custom.has_default:
+        elif self.engine is None:
+            if self._has_default:
                 logger.info("the engine starts with the first request that needs it")
             self._app = self._create_app(None, handlers_of.late(self._built_in))
         self._front = Front(self._app)
@@ -142,7 +153,9 @@ class Assembly:
             if self.custom is None and code.needs_worker:
                 text = f"{code.path.name} has a handler, and the server started without one"
                 raise ConfigError([Problem("UNSUPPORTED", text, remedy="restart the server")])
-            formatters = self._load_formatters(code)
+            if code.syntax_error:
+                raise ConfigError([Problem("VALIDATION", code.syntax_error)])
+            formatters = await asyncio.to_thread(self._load_formatters, code)
             if self.custom is not None:
                 await self.custom.reload(code)
             self._formatters.replace_base(formatters)
@@ -178,19 +191,12 @@ class Assembly:
         code = self._setup.code
         if code is None or not (code.needs_worker or code.syntax_error):
             return None
-        has_default = self._config.has_model and self._config.options.default_engine != "off" and not code.is_script
-        default: Handler | None = handlers_of.late(self._built_in).default if has_default else None
+        default: Handler | None = handlers_of.late(self._built_in).default if self._has_default else None
         custom = handlers_of.custom(
             code, self._config, self._setup.python, self._setup.environment, default, self._on_death
         )
         self.custom = custom
-        limit_s = self._config.limits.start_s
-        try:
-            async with asyncio.timeout(limit_s):
-                await custom.start()
-        except TimeoutError:
-            text = f"{code.path.name}: the start-up call did not end within {limit_s:g} s"
-            raise ConfigError([Problem("VALIDATION", text, remedy="raise option.model_loading_timeout")]) from None
+        await custom.start()
         return custom
 
     def _on_death(self) -> None:
@@ -202,36 +208,55 @@ class Assembly:
     def _needs_engine_now(self) -> bool:
         if self.custom is None:
             return True
-        if not self.custom.has_default:
+        if not self._has_default:
             return False
         return self._config.options.default_engine == "eager" or self.custom.needs_default_now
 
     async def _launched(self) -> None:
-        """Starts the engine before the port opens: a failure is the start's."""
-        self._built_in.put(await self._start_engine())
+        """Starts the engine before the port opens, unless the user's code has done so: a failure is the start's."""
+        try:
+            await self._built_in.get()
+        except DefaultUnavailable as error:
+            raise self._built_in.cause or ConfigError([Problem("ENGINE", str(error))]) from None
 
     async def _start_engine(self) -> BuiltIn:
-        if not self._config.has_model and self.custom is not None:
-            raise ConfigError([Problem("NOT_FOUND", "no model is configured beside the custom handler")])
-        is_late = self._front is not None
-        launched = await self._launch(self._adapters(), is_late)
+        try:
+            return await self._started_engine()
+        except Exception as error:
+            if self._front is not None:
+                logger.error("the default handler is not available: %s", error)
+            raise
+
+    async def _started_engine(self) -> BuiltIn:
+        if self.custom is not None and not self._has_default:
+            raise ConfigError([Problem("NOT_FOUND", "there is no default handler beside the custom one")])
+        is_late = self._front is not None or self.custom is not None
+        launched = await self._launch(is_late)
         self.engine = launched.engine
+        hooks = self.custom if self.custom is not None and not self.custom.is_direct else None
+        adapters = self._registry(EngineBackend(launched.engine, self._formatters, hooks))
+        await adapters.load_all(self._config.adapters)
+        if self._adapters is None:
+            self._adapters = adapters
         built = handlers_of.built_in(launched.engine, self._config.mode, self._config.options, self._formatters)
         self._app = self._create_app(launched, built)
         if self._front is not None:
             await self._front.switch(self._app)
         return built
 
-    def _adapters(self) -> dict[str, Path]:
-        """The adapters to load: all but those whose own code does not."""
-        loaded = {}
-        for name, path in self._config.adapters.items():
-            try:
-                self._formatters.add_adapter(name, path)
-                loaded[name] = path
-            except PayloadError as error:
-                logger.error("adapter %s is not available: %s", name, error)
-        return loaded
+    def _registry(self, backend: AdapterBackend) -> AdapterRegistry:
+        return AdapterRegistry(backend, self._config.adapter_roots)
+
+    async def _started_adapters(self) -> AdapterRegistry:
+        """The adapters; where the engine keeps them, it is started for that.
+
+        Raises:
+            DefaultUnavailable: it does not start.
+        """
+        if self._adapters is None:
+            await self._built_in.get()
+        assert self._adapters is not None
+        return self._adapters
 
     def _create_app(self, launched: Launched | None, built: BuiltIn) -> FastAPI:
         config = self._config
@@ -250,6 +275,7 @@ class Assembly:
                 has_devices=config.has_devices,
                 requests=self,
                 custom=self.custom,
+                adapters=self._started_adapters if self._config.options.enable_lora else None,
                 reload=self.reload,
             ),
             config.server,

@@ -8,6 +8,11 @@
     |-- ClientError
     |   |-- PayloadError          424: the body cannot be served as it is
     |   |   `-- AdapterNotFound   424: the request names an adapter that is not loaded
+    |   |-- BadParameter          400: of a management route
+    |   |-- AdapterNotRegistered  404
+    |   |-- AdapterExists         409
+    |   |-- AdapterRefused        424
+    |   |-- AdapterSlotsExhausted 507
     |   |-- Unauthorized          401
     |   |-- PayloadTooLarge       413
     |   |-- HandlerOverridden     400
@@ -102,6 +107,44 @@ class AdapterNotFound(PayloadError):
         super().__init__(
             f"Input parsing failed: LoRA adapter {name} not found in registry. Available adapters: {sorted(available)}"
         )
+
+
+class BadParameter(ClientError):
+    """A parameter of a management route is missing or cannot be read."""
+
+
+class AdapterNotRegistered(ClientError):
+    """A management route names an adapter, or its model, that is not there."""
+
+    http_status = HTTPStatus.NOT_FOUND
+
+    def __init__(self, name: str, kind: str = "adapter"):
+        super().__init__(f"The {kind} {name} was not found")
+
+
+class AdapterExists(ClientError):
+    """The name is taken."""
+
+    http_status = HTTPStatus.CONFLICT
+    code = "IllegalArgumentException"
+
+    def __init__(self, name: str):
+        super().__init__(
+            f"The adapter {name} already exists. If you want to replace it, please unregistering before registering a "
+            "new adapter with the same name."
+        )
+
+
+class AdapterRefused(ClientError):
+    """The adapter cannot be served, or not in this way; 424 as LMI documents."""
+
+    http_status = HTTPStatus.FAILED_DEPENDENCY
+
+
+class AdapterSlotsExhausted(ClientError):
+    """There is no room for another adapter that stays loaded."""
+
+    http_status = HTTPStatus.INSUFFICIENT_STORAGE
 
 
 class Unauthorized(ClientError):

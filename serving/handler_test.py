@@ -76,6 +76,8 @@ async def _print(response: InferenceResponse) -> int:
         async with aclosing(response.body) as body:
             async for last in body:
                 _write(last)
+    if response.on_delivered is not None:
+        response.on_delivered()
     if last and not last.endswith(b"\n"):
         print()
     return 0 if response.status < 400 else 1

@@ -4,23 +4,29 @@
 import asyncio
 import importlib
 import json
+import os
 import socket
 import time
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from serving.assembly import Assembly, Launched, Setup
 from serving.config.resolve import ResolvedConfig
 from serving.engine import vllm_app
+from serving.errors import ConfigError, Problem
 from serving.server import Server
 from serving.starting import Starting
 
 if TYPE_CHECKING:
     from serving.engine.vllm_engine import VllmEngine
+
+_END_CHECK_S = 0.2
 
 
 async def run(setup: Setup, args: Namespace, sock: socket.socket, starting: Starting, began: float) -> int:
@@ -39,7 +45,7 @@ async def run(setup: Setup, args: Namespace, sock: socket.socket, starting: Star
     config = setup.config
     options = {
         "api_keys": args.api_key or (),
-        "upstream_paths": ("/invocations",) if config.options.invocations_api == "openai" else (),
+        "upstream_paths": ("/invocations",) if _is_upstreams(setup) else (),
         **vllm_app.fastapi_options(args),
     }
     launcher = _Launcher(config, args, starting)
@@ -65,6 +71,12 @@ async def run(setup: Setup, args: Namespace, sock: socket.socket, starting: Star
         await launcher.close()
 
 
+def _is_upstreams(setup: Setup) -> bool:
+    """`/invocations` is left to vLLM; a custom handler keeps it."""
+    has_handler = setup.code is not None and setup.code.needs_worker
+    return setup.config.options.invocations_api == "openai" and not has_handler
+
+
 class _Launcher:
     """Starts vLLM's engine once, and ends it."""
 
@@ -73,24 +85,49 @@ class _Launcher:
         self._args = args
         self._starting = starting
         self._engine: VllmEngine | None = None
+        self._late: asyncio.Future[None] | None = None
 
-    async def launch(self, adapters: Mapping[str, Path], is_late: bool) -> Launched:
+    async def launch(self, is_late: bool) -> Launched:
         """As `Launch`; beside running requests, what would block them is done on another thread."""
         config, args = self._config, self._args
         if is_late:
             await asyncio.to_thread(importlib.import_module, "serving.engine.vllm_engine")
         from serving.engine.vllm_engine import VllmEngine
 
-        engine = self._engine = VllmEngine(args, config.model_name, config.limits, adapters)
-        if is_late:
-            await engine.start(beside_requests=True)
-        else:
-            with self._starting.within(config.limits.start_s):
-                await engine.start()
+        engine = self._engine = VllmEngine(args, config.model_name, config.limits)
+        try:
+            if is_late:
+                await self._start_late(engine)
+            else:
+                with self._starting.within(config.limits.start_s):
+                    await engine.start()
+        except BaseException:
+            await engine.close()
+            raise
         attach = partial(vllm_app.attach, state=engine.state, tasks=engine.tasks, model_config=engine.model_config)
         return Launched(engine, attach, vllm_app.lifespan)
 
+    async def _start_late(self, engine: "VllmEngine") -> None:
+        """Loads on another thread, which nothing can cancel; to end it, the engine's processes are ended."""
+        limit_s = self._config.limits.start_s
+        self._late = asyncio.ensure_future(engine.start(beside_requests=True))
+        done, _ = await asyncio.wait((self._late,), timeout=limit_s)
+        if not done:
+            await self._end_late_start()
+            text = f"the model is not loaded after {limit_s:g} s"
+            raise ConfigError([Problem("ENGINE", text, remedy="raise option.model_loading_timeout")])
+        await self._late
+
+    async def _end_late_start(self) -> None:
+        while self._late is not None and not self._late.done():
+            for process in psutil.Process().children(recursive=True):
+                with suppress(psutil.NoSuchProcess, ProcessLookupError):
+                    if os.getsid(process.pid) == os.getsid(0):  # a handler's worker has a session of its own
+                        process.kill()
+            await asyncio.wait((self._late,), timeout=_END_CHECK_S)
+
     async def close(self) -> None:
+        await self._end_late_start()
         if self._engine is not None:
             await self._engine.close()
 

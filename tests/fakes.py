@@ -6,12 +6,13 @@ import itertools
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
 from serving.engine.base import ModelFacts
-from serving.errors import EngineDead, PayloadError, ServingError
+from serving.errors import AdapterRefused, AdapterSlotsExhausted, EngineDead, PayloadError, ServingError
 from serving.schemas.generation import EmbeddingRequest, GenerationChunk, GenerationRequest, OpenAIRequest, Token
 
 EOS = 1
@@ -61,7 +62,54 @@ class FakeTokenizer:
         return "".join(map(chr, ids))
 
 
-class FakeEngine:
+class FakeAdapters:
+    """Adapters that load unless their directory has a file `broken`; `full` has no room for a pinned one.
+
+    Attributes:
+        sources: name to directory of what is loaded.
+        pinned: names that keep their slot.
+    """
+
+    def __init__(self, names: Sequence[str]):
+        self.sources = {name: f"/adapters/{name}" for name in names}
+        self.offered: dict[str, Path] = {}
+        self.pinned: set[str] = set()
+        self.is_full = False
+
+    @property
+    def adapters(self) -> list[str]:
+        return list(self.sources)
+
+    @property
+    def adapter_sources(self) -> Mapping[str, str]:
+        return dict(self.sources)
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        await asyncio.sleep(0)
+        if (path / "broken").exists():
+            raise AdapterRefused((path / "broken").read_text())
+        self.sources[name] = str(path)
+
+    def offer_adapter(self, name: str, path: Path) -> None:
+        self.offered[name] = path
+
+    async def has_adapter(self, name: str) -> bool:
+        if name in self.offered and name not in self.sources:
+            await self.load_adapter(name, self.offered[name])
+        return name in self.sources
+
+    async def unload_adapter(self, name: str) -> None:
+        self.offered.pop(name, None)
+        self.sources.pop(name, None)
+        self.pinned.discard(name)
+
+    async def pin_adapter(self, name: str) -> None:
+        if self.is_full:
+            raise AdapterSlotsExhausted("No free lora slots")
+        self.pinned.add(name)
+
+
+class FakeEngine(FakeAdapters):
     """Answers from the script; counts what is in flight; can be told to be slow, to fail or to be dead.
 
     Attributes:
@@ -72,7 +120,7 @@ class FakeEngine:
     """
 
     def __init__(self, adapters: Sequence[str] = ()):
-        self.adapters = list(adapters)
+        super().__init__(adapters)
         self.facts = ModelFacts("org/m", "bfloat16", 512, 32)
         self.tasks: Sequence[str] = ("generate",)
         self.tokenizer = FakeTokenizer()

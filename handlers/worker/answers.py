@@ -121,7 +121,7 @@ def _of_output(output: Output, end: bytes) -> Piece:
         return Piece(_bytes(body), status, message, properties)
     is_last = frame.get("last", "").lower() == "true"
     if "error" in frame or "code" in frame:
-        code = int(frame.get("code", _ERROR_CODE))
+        code = _status(int(frame.get("code", _ERROR_CODE)))
         body = {"error": frame["error"]} if "error" in frame else {}
         data = json.dumps({**body, "code": code}, ensure_ascii=False).encode("utf-8", "backslashreplace")
         text = frame.get("error", message)

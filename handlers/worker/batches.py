@@ -21,14 +21,12 @@ class Batches:
         supervisor: makes the calls.
         size: most requests of one call.
         delay_s: how long the first one waits for others.
-        timeout_s: how long a call may take.
     """
 
-    def __init__(self, supervisor: Supervisor, size: int, delay_s: float, timeout_s: float):
+    def __init__(self, supervisor: Supervisor, size: int, delay_s: float):
         self._supervisor = supervisor
         self._size = size
         self._delay_s = delay_s
-        self._timeout_s = timeout_s
         self._waiting: list[tuple[WorkerRequest, asyncio.Future[Called]]] = []
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -62,11 +60,12 @@ class Batches:
     async def _run(self, function: str, batch: list[tuple[WorkerRequest, "asyncio.Future[Called]"]]) -> None:
         requests = [request for request, _ in batch]
         try:
-            async with asyncio.timeout(self._timeout_s):
-                worker, call_id, answer = await self._supervisor.call(function, _together(requests))
-            results = _each(answer, len(batch))
-            if isinstance(answer, Reply) and answer.has_finalizer:
+            worker, call_id, answer = await self._supervisor.call(function, _together(requests))
+            if len(batch) > 1 or batch[0][1].done():
+                worker.drop(call_id)
+            if len(batch) > 1 and isinstance(answer, Reply) and answer.has_finalizer:
                 worker.cancel(call_id)
+            results = _each(answer, len(batch))
         except Exception as error:
             for _, future in batch:
                 if not future.done():

@@ -82,9 +82,17 @@ def _redirect_output(wire: Wire) -> None:
     """What the module prints or logs goes to the server's log, with the id of the request it belongs to."""
     sys.stdout = Lines(wire, "stdout")
     sys.stderr = Lines(wire, "stderr")
+    handler = LogHandler(wire)
     root = logging.getLogger()
-    root.addHandler(LogHandler(wire))
+    root.addHandler(handler)
     root.setLevel(logging.INFO)
+
+    def after_fork() -> None:
+        # A forked child must not write into the socket; its output is its own.
+        sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
+        root.removeHandler(handler)
+
+    os.register_at_fork(after_in_child=after_fork)
 
 
 def _leave(code: int) -> None:

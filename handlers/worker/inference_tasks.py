@@ -3,6 +3,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
@@ -10,6 +11,8 @@ from handlers.base import InferenceRequest, InferenceResponse
 from handlers.worker.process import WorkerProcess
 from handlers.worker.protocol import WINDOW, Chunk, Inference, InferenceCancel, InferenceCredit, InferenceOpened
 from serving.errors import ServingError
+
+logger = logging.getLogger(__name__)
 
 Infer = Callable[[InferenceRequest], Awaitable[InferenceResponse]]
 """Answers as the default handler does."""
@@ -30,13 +33,17 @@ class InferenceTasks:
             self._room[message.id] = asyncio.Semaphore(WINDOW)
             task = asyncio.get_running_loop().create_task(self._run(message))
             self._tasks[message.id] = task
-            self.worker.died.add_done_callback(lambda _: task.cancel())
         elif isinstance(message, InferenceCancel):
             if (running := self._tasks.get(message.id)) is not None:
                 running.cancel()
         elif (room := self._room.get(message.id)) is not None:
             for _ in range(message.count):
                 room.release()
+
+    def cancel_all(self) -> None:
+        """Nobody waits for any of them any more."""
+        for task in self._tasks.values():
+            task.cancel()
 
     async def _run(self, message: Inference) -> None:
         send, number = self.worker.send, message.id
@@ -56,11 +63,13 @@ class InferenceTasks:
                     await self._room[number].acquire()
                     send(Chunk(number, data, False))
             send(Chunk(number, b"", True))
-        except ServingError as error:
-            body_of_error = _error_body(error)
+        except Exception as error:
+            if not isinstance(error, ServingError):
+                logger.exception("a handler's request to the engine failed")
+                error = ServingError("internal error; the server's log has the details")
             if not is_open:
                 send(InferenceOpened(number, int(error.http_status), {"content-type": "application/json"}))
-            send(Chunk(number, body_of_error, True))
+            send(Chunk(number, _error_body(error), True))
         finally:
             del self._tasks[number], self._room[number]
 

@@ -3,7 +3,8 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import Callable
+from functools import partial
 
 from djl_python._bridge import Response
 from handlers.worker.protocol import (
@@ -37,7 +38,9 @@ class Inferences:
         except asyncio.CancelledError:
             self._forget(number)
             raise
-        return Response(opened.status, opened.headers, self._read(number))
+        return Response(
+            opened.status, opened.headers, _Chunks(self._wire, self._chunks[number], partial(self._forget, number))
+        )
 
     def receive(self, message: InferenceOpened | Chunk) -> None:
         """Hands a message to the request it belongs to, if that still waits."""
@@ -47,22 +50,46 @@ class Inferences:
         elif (future := self._opening.get(message.id)) is not None and not future.done():
             future.set_result(message)
 
-    async def _read(self, number: int) -> AsyncIterator[bytes]:
-        taken = 0
-        is_last = False
-        try:
-            while not is_last:
-                chunk = await self._chunks[number].get()
-                is_last, taken = chunk.is_last, taken + 1
-                if taken == WINDOW // 2 and not is_last:
-                    self._wire.send(InferenceCredit(number, taken))
-                    taken = 0
-                if chunk.data:
-                    yield chunk.data
-        finally:
-            self._forget(number, is_over=is_last)
-
     def _forget(self, number: int, is_over: bool = False) -> None:
-        del self._opening[number], self._chunks[number]
-        if not is_over:
+        if self._chunks.pop(number, None) is not None and not is_over:
             self._wire.send(InferenceCancel(number))
+        self._opening.pop(number, None)
+
+
+class _Chunks:
+    """The body of an answer; dropped before its end, it ends the request.
+
+    A class, because a generator that is never started never runs its `finally`.
+    """
+
+    def __init__(self, wire: Wire, chunks: asyncio.Queue[Chunk], forget: Callable[..., None]):
+        self._wire = wire
+        self._chunks = chunks
+        self._forget = forget
+        self._num_taken = 0
+        self._is_over = False
+
+    def __aiter__(self) -> "_Chunks":
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self._is_over:
+            chunk = await self._chunks.get()
+            self._num_taken += 1
+            if chunk.is_last:
+                self._is_over = True
+                self._forget(is_over=True)
+            elif self._num_taken == WINDOW // 2:
+                self._wire.send(InferenceCredit(chunk.id, self._num_taken))
+                self._num_taken = 0
+            if chunk.data:
+                return chunk.data
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Nobody wants the rest."""
+        self._is_over = True
+        self._forget()
+
+    def __del__(self) -> None:
+        self._forget()

@@ -48,6 +48,7 @@ logger = logging.getLogger("model")
 _CLOSE_S = 2.0
 """Seconds for a clean exit."""
 _IDLE_CHECK_S = 0.05
+_MOST_WAITING_BYTES = 256 * 1024 * 1024
 _LAST_WORDS_S = 1.0
 """Seconds in which what a dead worker sent before its end is still read."""
 
@@ -73,6 +74,18 @@ class LoadError(Exception):
     def __init__(self, text: str, traceback: str = ""):
         super().__init__(text)
         self.traceback = traceback
+
+
+class CallTimedOut(TimeoutError):
+    """There was no answer in time; the call was cancelled in the worker.
+
+    Attributes:
+        call_id: of the call.
+    """
+
+    def __init__(self, call_id: int):
+        super().__init__()
+        self.call_id = call_id
 
 
 class CallFailed(Exception):
@@ -162,8 +175,11 @@ class WorkerProcess(asyncio.Protocol):
             raise
 
     async def _spawn(self) -> None:
-        ours, theirs = socket.socketpair()
-        leash, self._leash = os.pipe()
+        try:
+            ours, theirs = socket.socketpair()
+            leash, self._leash = os.pipe()
+        except OSError as error:
+            raise LoadError(f"no worker can be started: {error.strerror}") from None
         arguments = ["-P", "-m", "handlers.worker.child", str(theirs.fileno()), str(leash)]
         try:
             self._process = await asyncio.create_subprocess_exec(
@@ -195,10 +211,12 @@ class WorkerProcess(asyncio.Protocol):
         headers: list[str],
         content: list[tuple[str, bytes]],
         request_id: str,
+        timeout_s: float | None = None,
     ) -> tuple[int, Answer]:
         """The id and the answer of one call; a stream is only opened. Cancelled, it cancels the call in the worker.
 
         Raises:
+            CallTimedOut: there was no answer within `timeout_s` seconds.
             CallFailed: the function failed.
             WorkerDied: the process is gone.
         """
@@ -210,10 +228,13 @@ class WorkerProcess(asyncio.Protocol):
         self._streams[call_id] = _Stream()
         self.send(Call(call_id, function, properties, headers, content, request_id))
         try:
-            answer = await future
-        except BaseException:
+            async with asyncio.timeout(timeout_s):
+                answer = await future
+        except BaseException as error:
             self._streams.pop(call_id, None)
             self.cancel(call_id)
+            if isinstance(error, TimeoutError):
+                raise CallTimedOut(call_id) from None
             raise
         finally:
             self._answers.pop(call_id, None)
@@ -255,6 +276,11 @@ class WorkerProcess(asyncio.Protocol):
             del self._streams[call_id]
             self.cancel(call_id)
 
+    def drop(self, call_id: int) -> None:
+        """Nobody will read this opened stream."""
+        if self._streams.pop(call_id, None) is not None:
+            self.cancel(call_id)
+
     def cancel(self, call_id: int) -> None:
         """The call's answer was delivered, or nobody wants it any more."""
         self.send(Cancel(call_id))
@@ -264,11 +290,16 @@ class WorkerProcess(asyncio.Protocol):
         if not self.died.done() and not self._transport.is_closing():
             self._transport.write(frame(message))
 
-    async def is_responsive(self, timeout_s: float) -> bool:
-        """Whether the loop answers, and a thread of it is free, within so many seconds."""
+    @property
+    def is_backed_up(self) -> bool:
+        """It has not read for so long that more requests would only fill this process's memory."""
+        return self._transport.get_write_buffer_size() > _MOST_WAITING_BYTES
+
+    async def is_responsive(self, call_id: int, timeout_s: float) -> bool:
+        """Whether the worker, within so many seconds, can take calls although it was given this one, which is over."""
         if self._pong is None or self._pong.done():
             self._pong = asyncio.get_running_loop().create_future()
-            self.send(Ping())
+            self.send(Ping(call_id))
         done, _ = await asyncio.wait((self._pong, self.died), timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         return bool(done)
 
@@ -279,7 +310,7 @@ class WorkerProcess(asyncio.Protocol):
 
     def kill(self) -> None:
         """Ends the process and everything it started, at once; before there is one nothing happens."""
-        if not hasattr(self, "_process"):
+        if not hasattr(self, "_process") or self.died.done():
             return
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)

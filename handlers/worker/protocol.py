@@ -7,7 +7,7 @@ module; its id is the server's. It ends with `Reply`, `Nothing` or `Failed`, or,
 """
 
 import struct
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -82,7 +82,9 @@ class Credit(_Message):
 
 
 class Ping(_Message):
-    """Asks whether the worker's loop and a thread of it are free."""
+    """Asks whether the worker can still take calls, although this one was given up."""
+
+    id: int
 
 
 class Chunk(_Message):
@@ -167,7 +169,7 @@ class Failed(_Message):
 
 
 class Pong(_Message):
-    """The loop runs, and a thread is free."""
+    """The loop runs, and there is a thread for the next call."""
 
 
 class Log(_Message):
@@ -218,6 +220,17 @@ def frame(message: ToWorker | ToServer) -> bytearray:
     _encoder.encode_into(message, buffer, _LENGTH.size)
     _LENGTH.pack_into(buffer, 0, len(buffer) - _LENGTH.size)
     return buffer
+
+
+def sendable(value: Any) -> Any:
+    """The value with every text as something that UTF-8 can say: half a surrogate pair becomes its escape."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {sendable(key): sendable(item) for key, item in value.items()}
+    if isinstance(value, msgspec.Struct):
+        return type(value)(*(sendable(getattr(value, name)) for name in value.__struct_fields__))
+    return value
 
 
 class Frames:

@@ -12,7 +12,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -63,8 +63,8 @@ class Runner:
         self._streams: dict[int, OutgoingStream] = {}
         self._finalizers: dict[int, Callable[[], Any]] = {}
         self._threads = ThreadPoolExecutor(start.num_threads, thread_name_prefix="handler")
-        self._num_busy = 0
-        self._is_asked = False
+        self._futures: dict[int, Future[Any]] = {}
+        self._asked_about: int | None = None
         self._inferences = Inferences(wire)
 
     async def serve(self, sock: socket.socket, loop: asyncio.AbstractEventLoop, rest: list[bytearray]) -> None:
@@ -79,14 +79,15 @@ class Runner:
     def _receive(self, data: bytearray) -> None:
         message = to_worker.decode(data)
         if isinstance(message, Call):
-            self._tasks[message.id] = asyncio.get_running_loop().create_task(self._run(message))
+            task = self._tasks[message.id] = asyncio.get_running_loop().create_task(self._run(message))
+            task.add_done_callback(lambda _: self._tasks.pop(message.id, None))
         elif isinstance(message, Credit):
             if (stream := self._streams.get(message.id)) is not None:
                 stream.add_room(message.count)
         elif isinstance(message, Cancel):
             self._cancel(message.id)
         elif isinstance(message, Ping):
-            self._is_asked = True
+            self._asked_about = message.id
             self._answer_ping()
         elif isinstance(message, InferenceOpened | Chunk):
             self._inferences.receive(message)
@@ -105,42 +106,49 @@ class Runner:
             function = getattr(self._functions, call.function, None)
             if function is None:
                 raise AttributeError(f"module {self._start.file!r} has no attribute {call.function!r}")
-            result = await self._result(function, self._input(call))
+            result = await self._result(call.id, function, self._input(call))
             await self._answer(call.id, result, "batch_size" in call.properties)
         except asyncio.CancelledError:
-            self._finalize(call.id)
+            if was_cancelled():
+                self._finalize(call.id)
+            else:  # the user's code awaited something that was cancelled
+                self._wire.send(failure(call.id, RuntimeError("cancelled")))
         except Exception as error:
             self._wire.send(failure(call.id, error))
-        finally:
-            self._tasks.pop(call.id, None)
 
-    async def _result(self, function: Callable[..., Any], inputs: Input) -> Any:
+    async def _result(self, call_id: int, function: Callable[..., Any], inputs: Input) -> Any:
         """What the function returns, whichever kind of function it is."""
         if _is_async(function):
             result = function(inputs)
         else:
-            result = await self._in_thread(function, inputs)
+            result = await self._in_thread(call_id, function, inputs)
         return await result if inspect.isawaitable(result) else result
 
-    async def _in_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+    async def _in_thread(self, call_id: int, function: Callable[..., Any], *args: Any) -> Any:
         """The result of a plain function. A thread that was given up stays busy until its function returns."""
         context = contextvars.copy_context()
-        self._num_busy += 1
-        future = self._threads.submit(context.run, _called, function, *args)
-        future.add_done_callback(partial(self._freed, asyncio.get_running_loop()))
-        return await asyncio.wrap_future(future)
+        future = self._futures[call_id] = self._threads.submit(context.run, _called, function, *args)
+        loop = asyncio.get_running_loop()
+        future.add_done_callback(lambda _: loop.call_soon_threadsafe(self._freed, call_id))
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            future.add_done_callback(_finalize_unseen)
+            raise
 
-    def _freed(self, loop: asyncio.AbstractEventLoop, _: Any) -> None:
-        def freed() -> None:
-            self._num_busy -= 1
-            self._answer_ping()
-
-        loop.call_soon_threadsafe(freed)
+    def _freed(self, call_id: int) -> None:
+        self._futures.pop(call_id, None)
+        if self._asked_about is not None:
+            self._asked_about = None
+            self._wire.send(Pong())
 
     def _answer_ping(self) -> None:
-        """Says that calls can be taken: the loop runs, and so would a plain function."""
-        if self._is_asked and self._num_busy < self._start.num_threads:
-            self._is_asked = False
+        """Says that calls can be taken: the loop runs, and the call in question keeps no other from a thread."""
+        assert self._asked_about is not None
+        future = self._futures.get(self._asked_about)
+        num_busy = sum(one.running() for one in self._futures.values())
+        if future is None or not future.running() or num_busy < self._start.num_threads:
+            self._asked_about = None
             self._wire.send(Pong())
 
     async def _answer(self, call_id: int, result: Any, is_batch: bool) -> None:
@@ -173,7 +181,7 @@ class Runner:
             if hasattr(items, "__aiter__"):
                 await self._pump(stream, items)
             else:
-                await self._in_thread(_pump_in_thread, stream, items)
+                await self._in_thread(call_id, _pump_in_thread, stream, items)
         finally:
             del self._streams[call_id]
             if stream.finalizer is not None:
@@ -193,6 +201,10 @@ class Runner:
                 elif time.monotonic() > breath:
                     await asyncio.sleep(0)
                     breath = time.monotonic() + _BREATH_S
+        except asyncio.CancelledError:
+            if was_cancelled():
+                raise
+            stream.fail(RuntimeError("cancelled"))
         except Exception as error:
             stream.fail(error)
         finally:
@@ -248,6 +260,19 @@ def _called(function: Callable[..., Any], *args: Any) -> Any:
         return function(*args)
     except StopIteration as error:  # which no future can carry
         raise RuntimeError("StopIteration") from error
+
+
+def was_cancelled() -> bool:
+    """The current task was told to end, rather than something that it waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _finalize_unseen(future: Future[Any]) -> None:
+    """The answer of a plain function whose client has left: what it wants done is done."""
+    answer = None if future.cancelled() or future.exception() is not None else future.result()
+    if (finalizer := answers.finalizer(answer)) is not None:
+        _finalized(finalizer)
 
 
 def _finalized(finalizer: Callable[[], Any]) -> None:

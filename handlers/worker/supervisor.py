@@ -6,13 +6,13 @@ Used by `handlers/custom.py`, which decides what a failure means for a request.
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from handlers.worker.inference_tasks import Infer, InferenceTasks
-from handlers.worker.process import Answer, CallFailed, LoadError, WorkerDied, WorkerProcess, WorkerSpec
+from handlers.worker.process import Answer, CallFailed, CallTimedOut, LoadError, WorkerDied, WorkerProcess, WorkerSpec
 from handlers.worker.protocol import Nothing, Reply, Start
 
 logger = logging.getLogger(__name__)
@@ -66,18 +66,29 @@ class Supervisor:
         properties: of the start-up call.
         infer: answers the worker's own requests to the default handler.
         on_death: told of each unexpected end.
+        start_s: seconds in which a worker must be loaded and have answered the start-up call.
+        answer_s: seconds until the first byte of an answer.
 
     Attributes:
         num_deaths: unexpected ends so far.
     """
 
     def __init__(
-        self, spec: WorkerSpec, properties: Mapping[str, str], infer: Infer, on_death: Callable[[], None] = lambda: None
+        self,
+        spec: WorkerSpec,
+        properties: Mapping[str, str],
+        infer: Infer,
+        on_death: Callable[[], None] = lambda: None,
+        start_s: float | None = None,
+        answer_s: float | None = None,
     ):
         self._spec = spec
         self._properties = dict(properties)
         self._infer = infer
         self._on_death = on_death
+        self._start_s = start_s
+        self._answer_s = answer_s
+        self._retiring: set[WorkerProcess] = set()
         self._worker: WorkerProcess | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._checks: set[asyncio.Task[None]] = set()
@@ -136,41 +147,67 @@ class Supervisor:
         self._num_in_a_row = 0
         self._keep(fresh)
         if old is not None and not old.died.done():
-            task = asyncio.get_running_loop().create_task(_retire(old))
-            self._checks.add(task)
-            task.add_done_callback(self._checks.discard)
+            self._retiring.add(old)
+            self._in_background(self._retire(old))
         return outcome
+
+    async def _retire(self, worker: WorkerProcess) -> None:
+        """Ends a worker once its last call is over."""
+        await worker.idle()
+        await worker.close()
+        self._retiring.discard(worker)
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._checks.add(task)
+        task.add_done_callback(self._checks.discard)
 
     async def call(self, function: str, request: WorkerRequest) -> tuple[WorkerProcess, int, Answer]:
         """The worker that answered, the call's id and its answer.
 
         Raises:
             WorkerDown: no worker is up.
-            CallFailed, WorkerDied: as `WorkerProcess.call`.
+            CallFailed, CallTimedOut, WorkerDied: as `WorkerProcess.call`.
         """
         worker = self._worker
         if worker is None or worker.died.done():
             raise WorkerDown
-        call_id, answer = await worker.call(
-            function, request.properties, request.headers, request.content, request.request_id
-        )
+        try:
+            call_id, answer = await worker.call(
+                function, request.properties, request.headers, request.content, request.request_id, self._answer_s
+            )
+        except CallTimedOut as late:
+            self.suspect(worker, late.call_id)
+            raise
         self._num_in_a_row = 0
         return worker, call_id, answer
 
-    def suspect(self) -> None:
-        """A call was given up because it took too long: a worker that does not answer soon is killed."""
-        if (worker := self._worker) is not None and not worker.died.done():
-            task = asyncio.get_running_loop().create_task(_kill_unless_responsive(worker))
-            self._checks.add(task)
-            task.add_done_callback(self._checks.discard)
+    def suspect(self, worker: WorkerProcess, call_id: int) -> None:
+        """A call was given up because it took too long: a worker that cannot take others soon is killed."""
+        if not worker.died.done():
+            self._in_background(_kill_unless_responsive(worker, call_id))
+
+    @property
+    def is_backed_up(self) -> bool:
+        """The worker has not read for so long that it should get no more."""
+        return self._worker is not None and self._worker.is_backed_up
+
+    async def stop(self) -> None:
+        """Ends the worker and starts none again, until `reload`."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            await worker.close()
 
     async def close(self) -> None:
         """Ends the worker, and one that is being started."""
         self._closing.set()
         for task in self._checks:
             task.cancel()
-        if self._worker is not None and not self._worker.died.done():
-            await self._worker.close()
+        for worker in (self._worker, *self._retiring):
+            if worker is not None and not worker.died.done():
+                await worker.close()
         while self._keeper is not None and not self._keeper.done():
             if self._fresh is not None:
                 self._fresh.kill()
@@ -180,12 +217,19 @@ class Supervisor:
         inferences = InferenceTasks(self._infer)
         worker = inferences.worker = WorkerProcess(self._spec, inferences.receive)
         self._fresh = worker
-        await worker.start()
+        worker.died.add_done_callback(lambda _: inferences.cancel_all())
         try:
-            return worker, await self._start_up_call(worker)
-        except BaseException:
-            await worker.close()
-            raise
+            async with asyncio.timeout(self._start_s):
+                await worker.start()
+                try:
+                    return worker, await self._start_up_call(worker)
+                except BaseException:
+                    await worker.close()
+                    raise
+        except TimeoutError:
+            raise LoadError(
+                f"the start-up call did not end within {self._start_s:g} s; option.model_loading_timeout bounds it"
+            ) from None
 
     async def _start_up_call(self, worker: WorkerProcess) -> StartUp:
         properties = self._properties
@@ -196,6 +240,7 @@ class Supervisor:
             return StartUp(kind, str(failure), failure.traceback)
         if isinstance(answer, Nothing):
             return StartUp("nothing")
+        worker.drop(call_id)
         worker.cancel(call_id)
         if answer.status >= 300:
             text = answer.message if isinstance(answer, Reply) else f"status {answer.status}"
@@ -223,6 +268,10 @@ class Supervisor:
                 except (LoadError, WorkerDied) as error:
                     self._count_death(str(error))
                     continue
+                if outcome.is_refusal:
+                    await worker.close()
+                    self._count_death(outcome.text)
+                    continue
                 if outcome.text:
                     logger.warning("the handler's start-up call failed: %s", outcome.text)
                 self._worker = worker
@@ -242,13 +291,7 @@ class Supervisor:
         return float(min(_FIRST_WAIT_S * 2 ** (self._num_in_a_row - 2), _LONGEST_WAIT_S))
 
 
-async def _kill_unless_responsive(worker: WorkerProcess) -> None:
-    if not await worker.is_responsive(_ANSWERS_S):
+async def _kill_unless_responsive(worker: WorkerProcess, call_id: int) -> None:
+    if not await worker.is_responsive(call_id, _ANSWERS_S):
         logger.error("custom handler: the worker has not answered for %g s and is killed", _ANSWERS_S)
         worker.kill()
-
-
-async def _retire(worker: WorkerProcess) -> None:
-    """Ends a worker once its last call is over."""
-    await worker.idle()
-    await worker.close()

@@ -8,7 +8,7 @@ import socket
 import threading
 from contextvars import ContextVar
 
-from handlers.worker.protocol import Log, ToServer, frame
+from handlers.worker.protocol import Log, ToServer, frame, sendable
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the call that the current task or thread works for."""
@@ -29,7 +29,10 @@ class Wire:
 
     def send(self, message: ToServer) -> None:
         """Sends one message; the end of the server is the end of this process."""
-        data = frame(message)
+        try:
+            data = frame(message)
+        except UnicodeEncodeError:
+            data = frame(sendable(message))
         try:
             with self._lock:
                 self._sock.sendall(data)
@@ -45,8 +48,11 @@ class LogHandler(logging.Handler):
         self._wire = wire
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Sends one record, its traceback included."""
-        self._wire.send(Log(request_id.get(), record.levelno, record.name, self.format(record)))
+        """Sends one record, its traceback included; one that cannot be formatted fails nobody."""
+        try:
+            self._wire.send(Log(request_id.get(), record.levelno, record.name, self.format(record)))
+        except Exception:
+            self.handleError(record)
 
 
 class Lines(io.TextIOBase):

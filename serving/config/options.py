@@ -187,6 +187,12 @@ class LmiOptions(_Table):
     handler_strict_types: Bool = Field(
         False, description="A handler may return `Output`, None and generators of `Output` only, as in LMI."
     )
+    enable_stateful_sessions: Bool = Field(True, description="Clients may create sessions, `requestType`.")
+    sessions_path: str | None = Field(None, description="Where sessions are kept; default: in shared memory.")
+    sessions_expiration: Int = Field(1200, ge=1, description="Seconds that a session lives, from its creation.")
+    sessions_s3url: Annotated[str | None, NoEffect("sessions stay on this machine")] = Field(
+        None, description="Not used."
+    )
     python_executable: Annotated[str | None, Env(older=("PYTHON_EXECUTABLE",))] = Field(
         None, alias="pythonExecutable", description="Python interpreter that runs a custom handler."
     )
@@ -228,6 +234,11 @@ class LmiOptions(_Table):
     lora_extra_vocab_size: Annotated[
         Int | None, NoEffect("vLLM serves no adapters with a vocabulary of their own any more")
     ] = Field(None, description="Not used any more.")
+    adapter_roots: str | None = Field(
+        None,
+        description="Directories, with commas between them, under which adapters given over HTTP must lie; unset: the "
+        "model directory and the one that models are downloaded to.",
+    )
     adapters: str = Field("adapters", description="The folder beside the model that holds the adapters; fixed.")
     output_formatter: str | None = Field(
         None, description="How answers look unless a payload says otherwise: `json`, `jsonlines`, `sse`, ..."

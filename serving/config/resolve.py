@@ -50,6 +50,7 @@ class ResolvedConfig:
         mode: which of LMI's modes answers.
         model_dir: directory with the model's own files, or None for a hub id alone.
         adapters: name to directory of the LoRA adapters to load at start.
+        adapter_roots: directories under which adapters given over HTTP must lie.
         vllm_arguments: argument name to typed value; what is absent keeps vLLM's default.
         options: LMI's options, typed.
         server: the server's own settings, typed.
@@ -66,6 +67,7 @@ class ResolvedConfig:
     mode: Mode
     model_dir: Path | None
     adapters: Mapping[str, Path]
+    adapter_roots: Sequence[Path]
     vllm_arguments: Mapping[str, Any]
     options: LmiOptions
     server: ServerSettings
@@ -144,6 +146,7 @@ def resolve(
         mode=chosen,
         model_dir=location.directory,
         adapters=adapters if lmi.enable_lora else {},
+        adapter_roots=_adapter_roots(lmi, location.directory, values, env, host),
         vllm_arguments=values | _defaults(values, location.given or lmi.model_id, env, host),
         options=lmi,
         server=server,
@@ -275,6 +278,17 @@ def _worker_environment(env: Mapping[str, str], host: Host) -> dict[str, str]:
     if host.device_count > 0 or _CPU_CACHE in env:
         return {}
     return {_CPU_CACHE: str(max(1, _cpu_cache_bytes(host) // _GIB))}
+
+
+def _adapter_roots(
+    given: LmiOptions, model_dir: Path | None, values: Mapping[str, Any], env: Mapping[str, str], host: Host
+) -> list[Path]:
+    if given.adapter_roots is not None:
+        return [host.path(root.strip()) for root in given.adapter_roots.split(",") if root.strip()]
+    downloads = (
+        values.get("download_dir") or env.get("HF_HUB_CACHE") or f"{env.get('HF_HOME', '~/.cache/huggingface')}/hub"
+    )
+    return [*([model_dir] if model_dir is not None else []), host.path(str(downloads))]
 
 
 def _environment(env: Mapping[str, str], host: Host, is_demo: bool) -> dict[str, str]:

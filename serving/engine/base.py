@@ -3,6 +3,7 @@
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from serving.schemas.generation import EmbeddingRequest, GenerationChunk, GenerationRequest, OpenAIRequest
@@ -34,6 +35,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def adapter_sources(self) -> Mapping[str, str]:
+        """Name to directory of the adapters that requests may name."""
+        ...
+
+    @property
     def tasks(self) -> Sequence[str]:
         """What the model can do, in vLLM's words: `generate`, `embed`, `classify`, ..."""
         ...
@@ -56,6 +62,39 @@ class Engine(Protocol):
     @property
     def tokenizer(self) -> Any:
         """The model's, safe to be called from several threads; None if it has none."""
+        ...
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """Takes an adapter up; from then on requests may name it.
+
+        Raises:
+            AdapterRefused: it does not load, with the reason.
+        """
+        ...
+
+    def offer_adapter(self, name: str, path: Path) -> None:
+        """Takes note of an adapter that is loaded when a request names it."""
+        ...
+
+    async def has_adapter(self, name: str) -> bool:
+        """Requests may name this adapter; one that was only offered is loaded now.
+
+        Raises:
+            PayloadError: it was offered and does not load.
+        """
+        ...
+
+    async def unload_adapter(self, name: str) -> None:
+        """Forgets an adapter, once the requests that it has are answered; one that is not loaded is no error."""
+        ...
+
+    async def pin_adapter(self, name: str) -> None:
+        """Keeps a loaded adapter in its slot.
+
+        Raises:
+            AdapterRefused: it is not loaded.
+            AdapterSlotsExhausted: every slot is taken by a pinned one.
+        """
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk]:

@@ -7,6 +7,7 @@ nowhere else: what is in flight, how much of that is taken on, and how long an o
 
 import asyncio
 import math
+import os
 import sys
 from collections.abc import AsyncGenerator, Callable
 from http import HTTPStatus
@@ -56,17 +57,27 @@ class EngineGate:
         Raises:
             Exception: made by `refusal`, 503: as much is in flight as the limits allow.
         """
-        return self._admitted(self._client.generate(*args, **kwargs))
+        return self._admitted(self._client.generate(*args, **kwargs), kwargs.get("lora_request"))
 
     def encode(self, *args: Any, **kwargs: Any) -> "Outputs":
         """As the client's; admitted and timed like `generate`."""
-        return self._admitted(self._client.encode(*args, **kwargs))
+        return self._admitted(self._client.encode(*args, **kwargs), kwargs.get("lora_request"))
 
-    def _admitted(self, outputs: AsyncGenerator[Any]) -> "Outputs":
+    async def without_adapter(self, lora_int_id: int) -> None:
+        """Waits until no request under way uses this adapter."""
+        while any(stream.lora_int_id == lora_int_id for stream in self._streams):
+            await asyncio.sleep(_SWEEP_S / 5)
+
+    def _admitted(self, outputs: AsyncGenerator[Any], lora_request: Any) -> "Outputs":
         if self.limits is not None and len(self._streams) >= self.limits.num_in_flight:
             text = f"Worker queue capacity exceeded for model: {self._model_name}"
             raise self._refusal(text, HTTPStatus.SERVICE_UNAVAILABLE)
+        if lora_request is not None and not os.path.isdir(lora_request.lora_path):
+            # An adapter that the engine let go of is loaded again from its files, and the engine dies where it cannot.
+            text = f"the files of adapter {lora_request.lora_name} are gone: {lora_request.lora_path}"
+            raise self._refusal(text, HTTPStatus.FAILED_DEPENDENCY)
         stream = Outputs(outputs, self.limits or _NONE, self._refusal, self._streams)
+        stream.lora_int_id = lora_request.lora_int_id if lora_request is not None else 0
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
         return stream
@@ -83,7 +94,11 @@ class EngineGate:
 
 
 class Outputs:
-    """The outputs of one request; a class, because a generator that is never started never runs its `finally`."""
+    """The outputs of one request; a class, because a generator that is never started never runs its `finally`.
+
+    Attributes:
+        lora_int_id: the engine's number of the adapter it is for; 0 for the base model.
+    """
 
     def __init__(
         self,
@@ -102,6 +117,7 @@ class Outputs:
         self._deadline: float | None = None
         self._waiting: asyncio.Task[Any] | None = None
         self._is_late = False
+        self.lora_int_id = 0
         in_flight.add(self)
 
     def __aiter__(self) -> "Outputs":

@@ -12,7 +12,7 @@ import time
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +28,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMServerError
 from vllm.outputs import RequestOutput
@@ -38,12 +38,14 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from serving.config.limits import Limits
-from serving.engine import vllm_app
+from serving.engine import adapter_files, vllm_app
 from serving.engine.base import ModelFacts
 from serving.engine.child_output import ChildOutput
 from serving.engine.chunks import Vocabulary, chunk
 from serving.engine.gate import EngineGate, Outputs
 from serving.errors import (
+    AdapterRefused,
+    AdapterSlotsExhausted,
     ConfigError,
     EngineDead,
     EngineError,
@@ -51,6 +53,7 @@ from serving.errors import (
     PayloadError,
     Problem,
     RequestTimeout,
+    ServingError,
 )
 from serving.schemas.generation import EmbeddingRequest, GenerationChunk, GenerationRequest, OpenAIRequest
 
@@ -64,6 +67,8 @@ _OPENAI = {
 _REFUSALS = {HTTPStatus.SERVICE_UNAVAILABLE: EngineOverloaded, HTTPStatus.GATEWAY_TIMEOUT: RequestTimeout}
 """Statuses that vLLM's `GracefulHTTPError` carries, the gate's included."""
 _DATA = b"data: "
+_WORKER_ERROR = re.compile(r"Worker failed with error '(.*)', please check", re.DOTALL)
+_NO_SLOTS = ("No free lora slots", "greater than the number of GPU LoRA slots", "All items are pinned")
 _ERROR_EVENT = 'data: {"error"'
 _REMEDIES = (
     (r"out of memory|KV cache|memory utilization|[Aa]vailable memory", "lower option.max_model_len, "
@@ -85,12 +90,13 @@ _NEEDS_TORCHVISION = (
 class VllmEngine:
     """vLLM's `AsyncLLM` with its serving objects, started once and closed once."""
 
-    def __init__(self, args: Namespace, model_name: str, limits: Limits, adapters: Mapping[str, Path]):
+    def __init__(self, args: Namespace, model_name: str, limits: Limits):
         self._args = args
         self._model_name = model_name
         self._limits = limits
-        self._adapters = adapters
         self._output = ChildOutput()
+        self._offered: dict[str, Path] = {}
+        self._loading = asyncio.Lock()
         self._ids = itertools.count()
         self._client: AsyncLLM
         self.gate: EngineGate
@@ -99,7 +105,7 @@ class VllmEngine:
         self._vocabulary: Vocabulary
 
     async def start(self, beside_requests: bool = False) -> None:
-        """Loads the model, builds vLLM's serving objects, loads the adapters and warms one request up.
+        """Loads the model, builds vLLM's serving objects and warms one request up.
 
         Args:
             beside_requests: the server answers requests meanwhile, so the model is loaded on another thread.
@@ -113,8 +119,7 @@ class VllmEngine:
             self.tasks = tuple(await self._client.get_supported_tasks())
             self.gate = EngineGate(self._client, self._model_name, GracefulHTTPError)
             self.state = await vllm_app.build_state(self.gate, self._args, self.tasks)
-            for name, path in self._adapters.items():
-                await self._load_adapter(name, path)
+            self._keep_adapters_in_step()
             if "generate" in self.tasks:
                 self._vocabulary = self._read_vocabulary()
                 await self._warm_up()
@@ -142,6 +147,82 @@ class VllmEngine:
     def adapters(self) -> Sequence[str]:
         """Names of the adapters that requests may name."""
         return list(self.state.openai_serving_models.lora_requests)
+
+    @property
+    def adapter_sources(self) -> Mapping[str, str]:
+        """Name to directory of the adapters that requests may name."""
+        return {name: request.lora_path for name, request in self.state.openai_serving_models.lora_requests.items()}
+
+    async def load_adapter(self, name: str, path: Path) -> None:
+        """As `Engine.load_adapter`. The files are checked first: the engine takes wrong shapes in silence."""
+        await asyncio.to_thread(self._check_adapter, path)
+        request = LoadLoRAAdapterRequest(lora_name=name, lora_path=str(path))
+        with _vllm_errors():
+            result = await self.state.openai_serving_models.load_lora_adapter(request)
+        if isinstance(result, ErrorResponse):
+            raise _adapter_error(result.error.message)
+
+    def offer_adapter(self, name: str, path: Path) -> None:
+        """As `Engine.offer_adapter`."""
+        self._offered[name] = path
+
+    async def has_adapter(self, name: str) -> bool:
+        """As `Engine.has_adapter`."""
+        loaded = self.state.openai_serving_models.lora_requests
+        if name in self._offered and name not in loaded:
+            async with self._loading:
+                if name not in loaded:
+                    try:
+                        await self.load_adapter(name, self._offered[name])
+                    except (AdapterRefused, AdapterSlotsExhausted) as error:
+                        raise PayloadError(f"Input parsing failed: {error}") from None
+        return name in loaded
+
+    async def unload_adapter(self, name: str) -> None:
+        """As `Engine.unload_adapter`."""
+        self._offered.pop(name, None)
+        if name in self.adapter_sources:
+            result = await self.state.openai_serving_models.unload_lora_adapter(
+                UnloadLoRAAdapterRequest(lora_name=name)
+            )
+            if isinstance(result, ErrorResponse):
+                raise _adapter_error(result.error.message)
+
+    async def pin_adapter(self, name: str) -> None:
+        """As `Engine.pin_adapter`."""
+        request = self.state.openai_serving_models.lora_requests.get(name)
+        if request is None:
+            raise AdapterRefused(f"Adapter {name} not registered.")
+        try:
+            with _vllm_errors():
+                await self._client.pin_lora(request.lora_int_id)
+        except ServingError:
+            raise
+        except Exception as error:
+            raise _adapter_error(str(error)) from None
+
+    def _check_adapter(self, path: Path) -> None:
+        adapter_files.check(path, self._args.max_lora_rank, self._base_shapes)
+
+    @cached_property
+    def _base_shapes(self) -> adapter_files.BaseShapes | None:
+        return adapter_files.base_shapes(Path(self._client.model_config.model))
+
+    def _keep_adapters_in_step(self) -> None:
+        """Has vLLM's own way of forgetting an adapter, which its routes take, free the engine's memory of it, too."""
+        models = self.state.openai_serving_models
+        forget = models.unload_lora_adapter
+
+        async def unload(request: UnloadLoRAAdapterRequest) -> ErrorResponse | str:
+            known = models.lora_requests.get(request.lora_name)
+            result: ErrorResponse | str = await forget(request)
+            if known is not None and not isinstance(result, ErrorResponse):
+                # A request that is still under way would have the engine load it again, from files that may be gone.
+                await self.gate.without_adapter(known.lora_int_id)
+                await self._client.remove_lora(known.lora_int_id)
+            return result
+
+        models.unload_lora_adapter = unload
 
     @property
     def facts(self) -> ModelFacts:
@@ -283,13 +364,6 @@ class VllmEngine:
         self._output.join()
         return self._output.root_cause() or error
 
-    async def _load_adapter(self, name: str, path: Path) -> None:
-        """One broken adapter does not keep the others, or the model, from being served."""
-        request = LoadLoRAAdapterRequest(lora_name=name, lora_path=str(path))
-        result = await self.state.openai_serving_models.load_lora_adapter(request)
-        if isinstance(result, ErrorResponse):
-            logger.error("adapter %s is not available: %s", name, _one_line(result.error.message))
-
     def _read_vocabulary(self) -> Vocabulary:
         """Special tokens and end tokens once, because the tokenizer makes their lists anew each time."""
         tokenizer = self._client.get_tokenizer()
@@ -396,7 +470,8 @@ def _vllm_errors() -> Iterator[None]:
     except EngineDeadError:
         raise EngineDead from None
     except GracefulHTTPError as error:
-        raise _REFUSALS.get(error.http_status, EngineError)(_one_line(error)) from None
+        other = PayloadError if error.http_status < 500 else EngineError
+        raise _REFUSALS.get(error.http_status, other)(_one_line(error)) from None
     except VLLMClientError as error:
         raise PayloadError(f"Input parsing failed: {_one_line(error)}") from None
     except VLLMServerError as error:
@@ -414,6 +489,14 @@ def _request_errors() -> Iterator[None]:
         raise PayloadError(f"Input parsing failed: {_one_line(faults)}") from None
     except (ValueError, TypeError, OverflowError, NotImplementedError) as error:
         raise PayloadError(f"Input parsing failed: {_one_line(error)}") from None
+
+
+def _adapter_error(text: str) -> ServingError:
+    """What vLLM, or its engine process, says about an adapter."""
+    if match := _WORKER_ERROR.search(text):
+        text = match[1]
+    kind = AdapterSlotsExhausted if any(sign in text for sign in _NO_SLOTS) else AdapterRefused
+    return kind(_one_line(text))
 
 
 def _one_line(error: object) -> str:

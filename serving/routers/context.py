@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from fastapi import Request
 
+from handlers.adapters import AdapterRegistry
 from handlers.base import Handler
 from handlers.custom import CustomHandler
 from serving.config.options import ServerSettings
@@ -28,6 +29,7 @@ class Context:
         has_devices: the model runs on GPUs.
         requests: how many are under way.
         custom: runs the user's code; None where there is none.
+        adapters: gives the LoRA adapters; None where LoRA is off.
         reload: runs the user's file as it is now; raises `ConfigError` where that does not work.
     """
 
@@ -41,6 +43,7 @@ class Context:
     has_devices: bool = False
     requests: EngineState | None = None
     custom: CustomHandler | None = None
+    adapters: Callable[[], Awaitable[AdapterRegistry]] | None = None
     reload: Callable[[], Awaitable[None]] | None = None
 
 

@@ -37,7 +37,8 @@ async def predictions_by_get(model: str, request: Request) -> Response:
 
 
 async def _answer(request: Request) -> Response:
-    if "handler" in request.headers or "handler" in custom_attributes(request.headers.get(CUSTOM_ATTRIBUTES, "")):
+    attributes = custom_attributes(request.headers.get(CUSTOM_ATTRIBUTES, ""))
+    if "handler" in request.headers or "handler" in map(str.lower, attributes):
         raise HandlerOverridden
     return await answer(context(request).handler, request)
 

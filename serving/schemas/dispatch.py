@@ -30,16 +30,19 @@ SCHEMAS: Mapping[str, Mapping[str, Schema]] = {
 """Per mode of LMI the key of a payload and who reads it, in order."""
 
 
+def schema_of(payload: dict[str, Any], defaults: Defaults) -> Schema | None:
+    """The schema that reads this payload, if there is one."""
+    return next((schema for key, schema in SCHEMAS[defaults.mode].items() if key in payload), None)
+
+
 def parse(payload: dict[str, Any], defaults: Defaults) -> LmiRequest | OpenAIRequest:
     """The payload as a typed request.
 
     Raises:
         PayloadError: no known key, or a value that the schema refuses.
     """
-    schemas = SCHEMAS[defaults.mode]
-    for key, schema in schemas.items():
-        if key in payload:
-            return schema(payload, defaults)
-    names = list(schemas)
+    if (schema := schema_of(payload, defaults)) is not None:
+        return schema(payload, defaults)
+    names = list(SCHEMAS[defaults.mode])
     known = ", ".join(names[:-1]) + (", or " if len(names) > 2 else " or ") + names[-1]
     raise PayloadError(f"Input parsing failed: invalid payload. must contain {known}")

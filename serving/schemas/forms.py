@@ -26,7 +26,12 @@ async def fields(headers: Mapping[str, str], body: bytes) -> list[tuple[str, byt
         yield b""
 
     is_multipart = _kind(headers.get("content-type")).startswith("multipart/")
-    parser = (MultiPartParser if is_multipart else FormParser)(Headers(headers), pieces())
+    parser: MultiPartParser | FormParser
+    if is_multipart:
+        # The body is in memory already, and its length was limited.
+        parser = MultiPartParser(Headers(headers), pieces(), max_part_size=len(body) + 1)
+    else:
+        parser = FormParser(Headers(headers), pieces())
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:

@@ -25,8 +25,8 @@ async def check(case: Case, client: httpx.AsyncClient, values: Mapping[str, str]
 
 async def exchange(
     given: dict[str, Any], expect: dict[str, Any], client: httpx.AsyncClient, values: Mapping[str, str]
-) -> None:
-    """Sends one request, and checks the answer and how long it took."""
+) -> httpx.Response:
+    """Sends one request, checks the answer and how long it took, and returns it."""
     given, expect = filled(given, values), filled(expect, values)
     headers = {name: value for name, value in given.get("headers", {}).items() if value is not None}
     request = client.build_request(
@@ -43,6 +43,7 @@ async def exchange(
     assert_response(response, expect)
     if "within_s" in expect:
         assert time.monotonic() - began < expect["within_s"]
+    return response
 
 
 async def check_together(case: Case, client: httpx.AsyncClient) -> None:

@@ -61,8 +61,9 @@ async def test_case(case: Case, tmp_path: Path, caplog: pytest.LogCaptureFixture
         assert re.search(expect.get("logged", ""), caplog.text)
         return
     async with server_of(case, tmp_path) as server:
+        values = {"dir": str(tmp_path)}
         for step in case.given.get("steps", [{"given": case.given.get("request", {}), "expect": expect}]):
-            await ask(step.get("given", {}), step["expect"], server.client)
+            await ask(step.get("given", {}), step["expect"], server.client, values)
         if "degraded" in expect:
             custom = server.assembly.custom
             assert re.search(expect["degraded"], custom.degraded if custom is not None else "")
@@ -172,12 +173,19 @@ def test_client_for_tests(case: Case, tmp_path: Path, monkeypatch: pytest.Monkey
     assert extract_output_as_string(output) == case.expect["text"]
 
 
-async def ask(given: dict[str, Any], expect: dict[str, Any], client: httpx.AsyncClient) -> None:
-    """One request of a case and its answer, with what every case has in common."""
+async def ask(
+    given: dict[str, Any], expect: dict[str, Any], client: httpx.AsyncClient, values: dict[str, str] | None = None
+) -> None:
+    """One request of a case and its answer, with what every case has in common.
+
+    `save` in `expect` keeps the first part of headers in `values`, for the requests after it.
+    """
+    values = {} if values is None else values
     if not {"json", "raw", "npz"} & given.keys():
         given = {**given, "json": HI}
     headers = {"x-custom-handler-fallback": None, **expect.get("headers", {})}
-    await exchange(given, {"status": 200, **expect, "headers": headers}, client, VALUES)
+    answer = await exchange(given, {"status": 200, **expect, "headers": headers}, client, VALUES | values)
+    values |= {name: answer.headers[header].split(";")[0] for name, header in expect.get("save", {}).items()}
 
 
 async def assert_free(server: CustomServer) -> None:

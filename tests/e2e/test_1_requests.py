@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from serving import demo
+from tests.conformance.adapters import check_steps
 from tests.conformance.cases import Case, cases
 from tests.conformance.exchange import check, check_together
 from tests.e2e.process import LmiProcess
@@ -30,6 +31,14 @@ async def test_contract(case: Case, url: str, record_property) -> None:
     values = {"model": "demo", "long": "many words " * 3000, "oversized": "x" * (65 * 1024 * 1024)}
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         await check(case, client, values)
+
+
+@pytest.mark.parametrize("case", cases("http", "adapters"), ids=str)
+async def test_contract_of_adapters(case: Case, url: str, record_property) -> None:
+    record_property("case", (case.contract, case.id, bool(case.deviation)))
+    values = {"model": "demo", "a1": "brief", "a2": "pirate", "dir": str(demo.ADAPTERS_DIR / "pirate")}
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        await check_steps(case, client, values)
 
 
 @pytest.mark.parametrize("case", cases("schemas", "together", "async"), ids=str)
@@ -56,7 +65,8 @@ def test_commands_of_the_readme(url: str, command: str, output: str) -> None:
 
 
 def test_program_of_the_readme(url: str) -> None:
-    (program,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    (program,) = [block for block in blocks if "openai" in block]
     done = subprocess.run(
         [sys.executable, "-c", program.replace("http://127.0.0.1:8080", url)],
         capture_output=True,

@@ -52,13 +52,11 @@ async def ask(server: CustomServer, **payload: object) -> httpx.Response:
         ({"option.entryPoint": "model.py"}, "None", 1),
         ({"option.entryPoint": "model.py"}, "Output()", 0),
         ({"option.default_engine": "eager"}, "Output()", 1),
-        ({**WRAPPED, "option.default_engine": "off"}, "1/0", 0),
+        ({**WRAPPED, "option.default_engine": "off"}, "None", 0),
     ],
     ids=str,
 )
 async def test_when_the_engine_starts(tmp_path: Path, properties: dict[str, str], start: str, num_starts: int) -> None:
-    if properties.get("option.default_engine") == "off":
-        start = "None"
     async with serving(tmp_path, echo(start), properties) as server:
         assert server.num_starts == num_starts
         assert (await ask(server)).json() == {"version": 1}
@@ -195,8 +193,9 @@ async def test_reload_of_formatters(tmp_path: Path) -> None:
         (tmp_path / "model.py").write_text(FORMATTERS.replace('"by": 1', '"by": 2'))
         assert (await reload(server)).status_code == 200
         assert (await ask(server)).json() == {"said": "D:hi", "by": 2}
-        (tmp_path / "model.py").write_text(FORMATTERS + "1/0")
-        assert (await reload(server)).status_code == 424
+        for broken in ("1/0", "def f(:"):
+            (tmp_path / "model.py").write_text(FORMATTERS + broken)
+            assert (await reload(server)).status_code == 424
         (tmp_path / "model.py").write_text(ECHO)
         assert "started without one" in (await reload(server)).json()["error"]
         assert (await ask(server)).json() == {"said": "D:hi", "by": 2}
@@ -234,10 +233,95 @@ async def handle(inputs):
 
 
 async def test_start_up_call_that_does_not_end(tmp_path: Path) -> None:
-    code = "import time\ndef handle(inputs): time.sleep(60)"
+    code = {"model.py": "import time\ndef handle(inputs): time.sleep(60)"}
+    properties = {"option.model_loading_timeout": "1"}
+    async with serving(tmp_path, code, properties) as server:
+        assert (await ask(server)).headers["x-custom-handler-fallback"] == "load_error"
+        assert "the start-up call did not end within 1 s" in str((await described(server))["degraded"])
+        assert "did not end within 1 s" in (await reload(server)).json()["error"]
     with pytest.raises(ConfigError, match="the start-up call did not end within 1 s"):
-        async with serving(tmp_path, {"model.py": code}, {"option.model_loading_timeout": "1"}):
+        async with serving(tmp_path, code, {**properties, "option.custom_handler_fallback": "off"}):
             pass
+
+
+@pytest.mark.parametrize(("properties", "start"), [(DIRECT, "Output()"), (WRAPPED, "None")], ids=str)
+async def test_engine_that_the_start_up_call_uses(tmp_path: Path, properties: dict[str, str], start: str) -> None:
+    """It is started once, and its routes are there."""
+    code = (
+        HEAD
+        + f"""
+from djl_python import engine
+async def handle(inputs):
+    if inputs.is_empty():
+        await engine.generate({{"inputs": "warm"}})
+        return {start}
+    return {{"version": 1}}
+"""
+    )
+    async with serving(tmp_path, {"model.py": code}, properties) as server:
+        assert server.num_starts == 1
+        answer = await server.client.post("/v1/completions", json={"prompt": "x"})
+        assert answer.json()["choices"] == [{"text": "D:x"}]
+        assert server.num_starts == 1
+
+
+SCRIPT = "def model_fn(d): return 1\ndef predict_fn(x, m): return {'v': m}\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "properties"),
+    [(echo("Output()"), {"option.default_engine": "off"}), ({"model.py": SCRIPT}, DIRECT)],
+    ids=["off", "script"],
+)
+async def test_no_engine_whatever_is_asked(tmp_path: Path, files: dict[str, str], properties: dict[str, str]) -> None:
+    async with serving(tmp_path, files, properties) as server:
+        for path in ("/v1/completions", "/generate"):
+            assert (await server.client.post(path, json=HI)).status_code in (503, 424)
+        assert server.num_starts == 0
+
+
+async def test_reload_after_a_refused_start(tmp_path: Path) -> None:
+    async with serving(tmp_path, echo("Output(code=500, message='no')"), DIRECT) as server:
+        assert (await ask(server)).headers["x-custom-handler-fallback"] == "load_error"
+        (tmp_path / "model.py").write_text(echo()["model.py"])
+        assert (await reload(server)).status_code == 200
+        assert [(await ask(server)).json() for _ in range(3)] == [{"version": 1}] * 3
+        assert (await ask(server, die=1)).headers["x-custom-handler-fallback"] == "worker_died"
+        await server.until_up()
+        assert (await ask(server)).json() == {"version": 1}
+
+
+async def test_what_a_client_cannot_say(tmp_path: Path) -> None:
+    """Properties that handlers trust are the server's, whatever headers and attributes a request brings."""
+    code = (
+        HEAD
+        + """
+NAMES = ("model_dir", "device_id", "handler", "requestId", "batch_size")
+async def handle(inputs):
+    if inputs.is_empty(): return None
+    return {name: inputs.get_property(name) for name in NAMES} | {"batches": len(inputs.get_batches())}
+"""
+    )
+    headers = {"model_dir": "/etc", "Device_Id": "9", "batch_size": "3000000", "batch_000.x": "1", "x-request-id": "r"}
+    attributes = {"x-amzn-sagemaker-custom-attributes": "MODEL_DIR=/etc;requestid=evil;Batch_Size=7"}
+    async with serving(tmp_path, {"model.py": code}) as server:
+        answer = await server.client.post("/invocations", json=HI, headers=headers | attributes)
+        assert answer.json() == {
+            "model_dir": str(tmp_path), "device_id": "-1", "handler": "handle", "requestId": "r", "batch_size": None,
+            "batches": 1,
+        }  # fmt: skip
+        for name in ("handler", "Handler"):
+            named = await server.client.post(
+                "/invocations", json=HI, headers={"x-amzn-sagemaker-custom-attributes": f"{name}=evil"}
+            )
+            assert named.status_code == 400
+
+
+async def test_large_form(tmp_path: Path) -> None:
+    code = HEAD + "async def handle(inputs): return None if inputs.is_empty() else {'n': len(inputs.get_as_bytes('t'))}"
+    async with serving(tmp_path, {"model.py": code}) as server:
+        answer = await server.client.post("/invocations", data={"t": "x" * 2_000_000}, files={"f": b"abc"})
+        assert answer.json() == {"n": 2_000_000}
 
 
 async def test_description(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ server that starts with the first of them; everything else is run by a shell.
 """
 
 import argparse
+import ast
 import asyncio
 import os
 import re
@@ -267,3 +268,13 @@ def matches(expected: str, printed: str) -> bool:
     """They are equal, where `...` stands for anything."""
     pattern = ".*".join(map(re.escape, expected.rstrip("\n").split("...")))
     return re.fullmatch(pattern, printed.rstrip("\n"), re.DOTALL) is not None
+
+
+def test_readme_shows_the_first_sample() -> None:
+    """Whose run is above."""
+    blocks = [
+        re.findall(r"^```python\n(.*?)^```", (ROOT / name).read_text("utf-8"), re.MULTILINE | re.DOTALL)
+        for name in ("README.md", "docs/custom-handlers.md")
+    ]
+    (shown,) = [block for block in blocks[0] if "async def handle" in block]
+    assert ast.dump(ast.parse(shown)) == ast.dump(ast.parse(blocks[1][0]))

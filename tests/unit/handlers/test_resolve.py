@@ -94,5 +94,7 @@ def test_every_option_where_it_belongs() -> None:
     assert without_effect(Mode("rolling_batch", ""), options(rolling_batch="vllm", async_mode="false")) == []
     handler = UserCode(Path("model.py"), has_handler=True)
     assert without_effect(Mode("async", ""), options(async_mode="false"), handler) == []
+    (warning,) = without_effect(Mode("async", ""), options(invocations_api="openai"), handler)
+    assert warning.startswith("option.invocations_api=openai has no effect")
     assert without_effect(Mode("rolling_batch", ""), options(bedrock_compat=True, tgi_compat=True)) == []
     assert without_effect(Mode("embedding", ""), options(normalize=False)) == []

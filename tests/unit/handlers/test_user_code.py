@@ -60,6 +60,12 @@ def test_formatters_of_a_sibling(tmp_path: Path) -> None:
     assert code_of(tmp_path, "from .helper import f", helper="from model import g\n" + FORMATTER).has_formatters
 
 
+def test_handler_of_a_sibling(tmp_path: Path) -> None:
+    assert code_of(tmp_path, "from helper import *", helper="def handle(i): pass").has_handler
+    assert not code_of(tmp_path, "from helper import *", helper="x = 1").has_handler
+    assert not code_of(tmp_path, "from elsewhere import *").has_handler
+
+
 def test_another_name_and_hooks(tmp_path: Path) -> None:
     code = code_of(tmp_path, "def my(i): pass\nasync def register_adapter(i): pass", handler="my")
     assert code.has_handler
@@ -68,7 +74,12 @@ def test_another_name_and_hooks(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "has_handler", "has_formatters"),
-    [("def handle(i)\n", True, False), ("@input_formatter\ndef f(x)\n", False, True), ("x = (\n", False, False)],
+    [
+        ("def handle(i)\n", True, False),
+        ("@input_formatter\ndef handle_input(x)\n", False, True),
+        ("@input_formatter\ndef f(x)\n", False, True),
+        ("x = (\n", False, False),
+    ],
 )
 def test_file_that_cannot_be_read(tmp_path: Path, text: str, has_handler: bool, has_formatters: bool) -> None:
     code = code_of(tmp_path, text)

@@ -18,7 +18,7 @@ import pytest
 
 from handlers.base import InferenceRequest, InferenceResponse
 from handlers.worker import supervisor as supervising
-from handlers.worker.process import CallFailed, LoadError, WorkerDied, WorkerSpec
+from handlers.worker.process import CallFailed, CallTimedOut, LoadError, WorkerDied, WorkerSpec
 from handlers.worker.protocol import WINDOW, Opened, Reply, Start
 from handlers.worker.supervisor import Supervisor, WorkerDown, WorkerRequest
 from serving.errors import PayloadError
@@ -70,12 +70,13 @@ async def running(
     infer: Any = _no_inference,
     num_threads: int = 4,
     on_death: Callable[[], None] = lambda: None,
+    answer_s: float = 20,
 ) -> AsyncIterator[Supervisor]:
     """A supervisor of this code, started."""
     (directory / "model.py").write_text(code)
     start = Start(str(directory / "model.py"), None, str(directory), [], "handle", False, {}, num_threads, False)
     spec = WorkerSpec(start, sys.executable, {**os.environ, "PYTHONPATH": str(ROOT)})
-    supervisor = Supervisor(spec, {}, infer, on_death)
+    supervisor = Supervisor(spec, {}, infer, on_death, 20, answer_s)
     await supervisor.start()
     try:
         yield supervisor
@@ -264,14 +265,10 @@ async def test_endless_loop(
 ) -> None:
     """It costs the worker its life where nothing else could run beside it, and only once a call was given up."""
     monkeypatch.setattr(supervising, "_ANSWERS_S", 0.5)
-    async with running(tmp_path, LOOP.replace("KIND", kind), num_threads=num_threads) as supervisor:
+    async with running(tmp_path, LOOP.replace("KIND", kind), num_threads=num_threads, answer_s=0.4) as supervisor:
         before = (await call(supervisor))["pid"]
-        with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
-                await call(supervisor, loop=1)
-        await asyncio.sleep(0.8)
-        assert supervisor.pid == before
-        supervisor.suspect()
+        with pytest.raises(CallTimedOut):
+            await call(supervisor, loop=1)
         await asyncio.sleep(0.8)
         await until(lambda: supervisor.is_up)
         assert ((await call(supervisor))["pid"] == before) == (not is_replaced)
@@ -416,6 +413,8 @@ async def handle(inputs):
 """
     )
     raised = {
+        "ValueError(chr(0xd800))": ("runtime_error", "\\ud800"),
+        "asyncio.CancelledError()": ("runtime_error", "cancelled"),
         "KeyError('k')": ("runtime_error", "KeyError: 'k'"),
         "ValueError()": ("runtime_error", "ValueError"),
         "StopIteration(1)": ("runtime_error", "coroutine raised StopIteration"),
@@ -426,6 +425,7 @@ async def handle(inputs):
     returned = {
         "5": "Invalid output type: <class 'int'>",
         "Output(code=99)": "99 is no HTTP status of an answer: 200 to 599",
+        "create_non_stream_output('', error='x', code=42)": "42 is no HTTP status of an answer: 200 to 599",
         "{'a': object}": "the dict is not JSON: Object of type type is not JSON serializable",
     }
     async with running(tmp_path, code) as supervisor:
@@ -478,3 +478,125 @@ async def handle(inputs): return Output()
         server.send_signal(signal.SIGKILL)
         server.wait()
     await until(lambda: not any(_is_alive(pid) for pid in pids), 2)
+
+
+async def test_queue_is_no_reason_to_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One call at a time: those that wait for too long are given up, and the worker goes on."""
+    monkeypatch.setattr(supervising, "_ANSWERS_S", 0.3)
+    code = (
+        HEAD
+        + """
+def handle(inputs):
+    if inputs.is_empty(): return Output()
+    time.sleep(0.4)
+    return {"pid": os.getpid()}
+"""
+    )
+    async with running(tmp_path, code, num_threads=1, answer_s=1) as supervisor:
+        pid = supervisor.pid
+        results = await asyncio.gather(*(call(supervisor) for _ in range(6)), return_exceptions=True)
+        kinds = [type(result) for result in results]
+        assert kinds == [dict, dict, CallTimedOut, CallTimedOut, CallTimedOut, CallTimedOut]
+        await asyncio.sleep(1)
+        assert await call(supervisor) == {"pid": pid}
+        assert supervisor.num_deaths == 0
+
+
+async def test_what_the_users_code_cancels_itself(tmp_path: Path) -> None:
+    code = (
+        HEAD
+        + """
+async def cut():
+    yield {"n": 1}
+    raise asyncio.CancelledError
+async def handle(inputs):
+    return None if inputs.is_empty() else cut()
+"""
+    )
+    async with running(tmp_path, code) as supervisor:
+        chunks = [chunk async for chunk in await call(supervisor)]
+        assert chunks == [b'{"n": 1}\n', b'{"error": "cancelled", "code": 424}\n']
+
+
+async def test_log_calls_fail_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A format that does not fit, half a character, and a forked child that prints into the same socket."""
+    code = (
+        HEAD
+        + """
+import logging, multiprocessing
+def chatter():
+    for _ in range(200): print("x" * 2000)
+async def handle(inputs):
+    if inputs.is_empty(): return Output()
+    logging.warning("%d items", "x")
+    logging.warning("half " + chr(0xd800))
+    child = multiprocessing.get_context("fork").Process(target=chatter)
+    child.start()
+    text = "y" * 3_000_000
+    child.join()
+    return {"size": len(text)}
+"""
+    )
+    async with running(tmp_path, code) as supervisor:
+        assert [await call(supervisor) for _ in range(3)] == [{"size": 3_000_000}] * 3
+        assert supervisor.num_deaths == 0
+    assert "half \\ud800 (request r1)" in caplog.messages
+
+
+async def test_engine_that_fails_unexpectedly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def infer(request: InferenceRequest) -> InferenceResponse:
+        raise RuntimeError("a bug")
+
+    async with running(tmp_path, ENGINE, infer) as supervisor:
+        answer = await call(supervisor)
+    assert answer == {"code": 500, "error": "internal error; the server's log has the details"}
+    assert "a bug" in caplog.text
+
+
+async def test_answer_of_the_engine_that_nobody_reads(tmp_path: Path) -> None:
+    ended = asyncio.Event()
+
+    async def infer(request: InferenceRequest) -> InferenceResponse:
+        return InferenceResponse(endless(), "application/jsonlines")
+
+    async def endless() -> AsyncGenerator[bytes]:
+        try:
+            while True:
+                yield b"{}\n"
+                await asyncio.sleep(0.01)
+        finally:
+            ended.set()
+
+    code = (
+        HEAD
+        + """
+from djl_python.lmi_vllm.vllm_async_service import service
+async def handle(inputs):
+    if inputs.is_empty(): return Output()
+    stream = await service.inference(inputs)
+    raise ValueError("not interested")
+"""
+    )
+    async with running(tmp_path, code, infer) as supervisor:
+        with pytest.raises(CallFailed, match="not interested"):
+            await call(supervisor, stream=True, inputs="x")
+        await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_finalizer_of_a_plain_function_whose_client_left(tmp_path: Path) -> None:
+    code = (
+        HEAD
+        + """
+def handle(inputs):
+    if inputs.is_empty(): return Output()
+    time.sleep(0.5)
+    output = Output().add("late")
+    output.finalize(lambda: open("finalized", "w").close())
+    return output
+"""
+    )
+    async with running(tmp_path, code) as supervisor:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await call(supervisor)
+        await until(lambda: (tmp_path / "finalized").exists())

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The LoRA adapters of one server: who they are, where they come from, in which state; LMI's rules for changing that.
+
+Changes come from `serving/routers/adapters.py` one at a time, and are recorded only once the engine, or the user's
+hook, agreed. What the engine has loaded is the engine's to say; adapters that came past this registry, as with vLLM's
+own routes, are listed too.
+"""
+
+import asyncio
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from handlers.adapter_backends import AdapterBackend
+from serving.errors import AdapterExists, AdapterNotRegistered, AdapterRefused, BadParameter, ServingError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """One adapter as it was registered.
+
+    Attributes:
+        name: as requests name it.
+        src: its directory, as given.
+        preload: it is loaded; otherwise the first request that names it loads it.
+        pin: it keeps its slot in the engine.
+        failure: why it cannot be served; empty if it can.
+        has_code: it brings formatters of its own.
+    """
+
+    name: str
+    src: str
+    preload: bool = True
+    pin: bool = False
+    failure: str = ""
+    has_code: bool = False
+
+    def described(self) -> dict[str, Any]:
+        """LMI's words for it."""
+        shown = {"name": self.name, "src": self.src, "preload": self.preload, "pin": self.pin}
+        shown |= {"has_custom_code": "true"} if self.has_code else {}
+        return shown | ({"failed": self.failure} if self.failure else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a management call asks for.
+
+    Attributes:
+        name: of the adapter.
+        src: its directory, where one is given.
+        preload, pin: as in `Adapter`; None where the call does not say.
+        alias: stands for the name in messages.
+        parameters: every parameter of the call, for the user's hooks.
+    """
+
+    name: str
+    src: str | None = None
+    preload: bool | None = None
+    pin: bool | None = None
+    alias: str = ""
+    parameters: Sequence[tuple[str, str]] = ()
+
+    @property
+    def shown(self) -> str:
+        """The name in messages."""
+        return self.alias or self.name
+
+
+class AdapterRegistry:
+    """The adapters of one server.
+
+    Args:
+        backend: acts on a change.
+        roots: directories under which sources must lie.
+    """
+
+    def __init__(self, backend: AdapterBackend, roots: Sequence[Path]):
+        self._backend = backend
+        self._roots = [os.path.realpath(root) for root in roots]
+        self._adapters: dict[str, Adapter] = {}
+        self._changing = asyncio.Lock()
+
+    async def load_all(self, directories: Mapping[str, Path]) -> None:
+        """Registers what stands beside the model at start; a broken one is listed with its reason."""
+        for name, directory in directories.items():
+            adapter = Adapter(name, str(directory), has_code=_has_code(directory))
+            try:
+                await self._backend.load(Change(name, str(directory)), adapter)
+            except ServingError as error:
+                logger.error("adapter %s is not available: %s", name, error)
+                adapter = replace(adapter, failure=str(error))
+            self._adapters[name] = adapter
+
+    def all(self) -> list[Adapter]:
+        """Every adapter, by name; those that came past this registry included."""
+        loaded = self._backend.loaded()
+        known = {
+            name: adapter
+            for name, adapter in self._adapters.items()
+            if loaded is None or adapter.failure or not adapter.preload or name in loaded
+        }
+        others = {name: Adapter(name, src) for name, src in (loaded or {}).items() if name not in known}
+        return [adapter for _, adapter in sorted((known | others).items())]
+
+    def describe(self, name: str, shown: str = "") -> Adapter:
+        """The adapter of this name.
+
+        Raises:
+            AdapterNotRegistered: there is none.
+        """
+        for adapter in self.all():
+            if adapter.name == name:
+                return adapter
+        raise AdapterNotRegistered(shown or name)
+
+    async def register(self, change: Change) -> str:
+        """Adds an adapter; returns what to tell the client.
+
+        Raises:
+            AdapterExists, AdapterRefused, AdapterSlotsExhausted: nothing has changed.
+        """
+        async with self._changing:
+            if any(adapter.name == change.name and not adapter.failure for adapter in self.all()):
+                raise AdapterExists(change.shown)
+            src = self._directory(change.src or "")
+            adapter = Adapter(
+                change.name, src, change.preload is not False, change.pin is True, has_code=_has_code(src)
+            )
+            if adapter.pin and not adapter.preload:
+                raise AdapterRefused("Can not set preload to false and pin to true")
+            told = await self._backend.load(replace(change, src=src), adapter)
+            self._adapters[change.name] = adapter
+            return told or f"Adapter {change.shown} registered"
+
+    async def update(self, change: Change) -> str:
+        """Changes `preload` or `pin`; returns what to tell the client.
+
+        Raises:
+            AdapterNotRegistered, AdapterRefused, AdapterSlotsExhausted: nothing has changed.
+        """
+        async with self._changing:
+            before = self.describe(change.name, change.shown)
+            if change.src is not None and os.path.realpath(change.src) != os.path.realpath(before.src):
+                raise AdapterRefused("Updating adapter path is not supported.")
+            after = replace(
+                before,
+                preload=before.preload if change.preload is None else change.preload,
+                pin=before.pin if change.pin is None else change.pin,
+                failure="",
+            )
+            if before.pin and not after.pin:
+                raise AdapterRefused(
+                    "Unpinning adapter is not supported. To unpin it, unregister the adapter and re-register it."
+                )
+            if after.pin and not after.preload:
+                raise AdapterRefused("Can not set load to false and pin to true")
+            told = await self._backend.update(replace(change, src=before.src), before, after)
+            self._adapters[change.name] = after
+            return told or f"Adapter {change.shown} updated"
+
+    async def unregister(self, change: Change) -> str:
+        """Removes an adapter, its weights first; returns what to tell the client.
+
+        Raises:
+            AdapterNotRegistered: there is none of this name.
+            AdapterRefused: it cannot be removed; nothing has changed.
+        """
+        async with self._changing:
+            adapter = self.describe(change.name, change.shown)
+            told = await self._backend.unload(change, adapter)
+            self._adapters.pop(change.name, None)
+            return told or f"Adapter {change.shown} unregistered"
+
+    def _directory(self, src: str) -> str:
+        """The directory of a source.
+
+        Raises:
+            BadParameter: a URL.
+            AdapterRefused: nothing is there, or it lies where adapters may not come from.
+        """
+        path = src.removeprefix("file://")
+        if "://" in path:
+            raise BadParameter("URL adapters are not currently supported")
+        refusal = f"Only local LoRA models are supported. {src} is not a valid path"
+        real = os.path.realpath(path)
+        if not any(real == root or real.startswith(f"{root}{os.sep}") for root in self._roots):
+            raise AdapterRefused(f"{refusal} (outside option.adapter_roots)")
+        if not os.path.isdir(real):
+            raise AdapterRefused(refusal)
+        return path
+
+
+def _has_code(directory: str | Path) -> bool:
+    return os.path.isfile(os.path.join(directory, "model.py"))

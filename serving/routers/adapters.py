@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LMI's routes for LoRA adapters, with and without the model in front: list, register, describe, update, unregister.
+
+Arguments come from the query; what they mean is `handlers/adapters.py`'s business.
+"""
+
+import json
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from handlers.adapters import AdapterRegistry, Change
+from serving.errors import AdapterNotRegistered, BadParameter
+from serving.routers.context import context
+
+router = APIRouter(tags=["adapters"])
+
+_ALIAS = "x-amzn-sagemaker-adapter-alias"
+_PAGE = 100
+
+
+@router.get("/adapters", summary="The adapters, by name")
+@router.get("/models/{model}/adapters", summary="The same, naming the model")
+async def list_all(request: Request, model: str = "") -> Response:
+    """One page of them; `nextPageToken` says where the next one begins."""
+    adapters = (await _registry(request, model)).all()
+    limit, start = _number(request, "limit", _PAGE), max(0, _number(request, "next_page_token", 0))
+    limit = limit if 0 <= limit <= _PAGE else _PAGE
+    page: dict[str, Any] = {"adapters": [adapter.described() for adapter in adapters[start : start + limit]]}
+    if start + limit < len(adapters):
+        page = {"nextPageToken": str(start + limit), **page}
+    return _json(page)
+
+
+@router.post("/adapters", summary="Load an adapter: name, src, preload, pin")
+@router.post("/models/{model}/adapters", summary="The same, naming the model")
+async def register(request: Request, model: str = "") -> Response:
+    """Answers once the adapter can be used."""
+    registry = await _registry(request, model)
+    for name in ("name", "src"):
+        if not request.query_params.get(name):
+            raise BadParameter(f"The parameter {name} is required")
+    return _json({"status": await registry.register(_change(request, request.query_params["name"]))})
+
+
+@router.get("/adapters/{name}", summary="One adapter")
+@router.get("/models/{model}/adapters/{name}", summary="The same, naming the model")
+async def describe(request: Request, name: str, model: str = "") -> Response:
+    """Where it comes from, and how it is loaded."""
+    return _json((await _registry(request, model)).describe(name).described())
+
+
+@router.post("/adapters/{name}/update", summary="Change preload or pin of an adapter")
+@router.post("/models/{model}/adapters/{name}/update", summary="The same, naming the model")
+async def update(request: Request, name: str, model: str = "") -> Response:
+    """Answers once it is done."""
+    return _json({"status": await (await _registry(request, model)).update(_change(request, name))})
+
+
+@router.delete("/adapters/{name}", summary="Unload an adapter")
+@router.delete("/models/{model}/adapters/{name}", summary="The same, naming the model")
+async def unregister(request: Request, name: str, model: str = "") -> Response:
+    """Answers once its memory is free; the requests that it has are answered first."""
+    return _json({"status": await (await _registry(request, model)).unregister(_change(request, name))})
+
+
+async def _registry(request: Request, model: str) -> AdapterRegistry:
+    about = context(request)
+    if model and model != about.model_name:
+        raise AdapterNotRegistered(model, "model")
+    if about.adapters is None:
+        raise BadParameter("LoRA is not enabled.")
+    return await about.adapters()
+
+
+def _change(request: Request, name: str) -> Change:
+    query = request.query_params
+    return Change(
+        name,
+        query.get("src"),
+        _flag(query.get("preload")),
+        _flag(query.get("pin")),
+        request.headers.get(_ALIAS, ""),
+        query.multi_items(),
+    )
+
+
+def _flag(text: str | None) -> bool | None:
+    """As LMI reads it: everything but `true` is false."""
+    return None if text is None else text.strip().lower() == "true"
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    text = request.query_params.get(name)
+    if text is None:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        raise BadParameter(f"The parameter {name} must be a whole number, not {text!r}") from None
+
+
+def _json(body: Any) -> Response:
+    return Response(json.dumps(body, indent=2) + "\n", media_type="application/json")
