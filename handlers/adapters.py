@@ -77,7 +77,7 @@ class AdapterRegistry:
 
     Args:
         backend: acts on a change.
-        roots: directories under which sources must lie.
+        roots: directories under which sources must lie; a relative one is meant from the first.
     """
 
     def __init__(self, backend: AdapterBackend, roots: Sequence[Path]):
@@ -187,6 +187,8 @@ class AdapterRegistry:
         path = src.removeprefix("file://")
         if "://" in path:
             raise BadParameter("URL adapters are not currently supported")
+        if self._roots:
+            path = os.path.normpath(os.path.join(self._roots[0], path))
         refusal = f"Only local LoRA models are supported. {src} is not a valid path"
         real = os.path.realpath(path)
         if not any(real == root or real.startswith(f"{root}{os.sep}") for root in self._roots):

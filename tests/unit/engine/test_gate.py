@@ -4,6 +4,8 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from http import HTTPStatus
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -154,3 +156,33 @@ async def test_no_limits_while_starting() -> None:
 
 async def test_everything_else_is_the_clients() -> None:
     assert gate(Client()).name == "client"
+
+
+class LoraClient(Client):
+    async def generate(self, prompt: str, lora_request: object = None) -> AsyncGenerator[str]:
+        async for item in super().generate(prompt):
+            yield item
+
+
+async def test_adapter_is_given_up_after_its_last_request(tmp_path: Path) -> None:
+    opened = gate(LoraClient(0, 0.5))
+    adapter = SimpleNamespace(lora_int_id=3, lora_name="a", lora_path=str(tmp_path))
+    outputs, other = opened.generate("x", lora_request=adapter), opened.generate("x")
+    assert [await anext(outputs), await anext(other)] == ["x", "x"]
+    waiting = asyncio.create_task(opened.without_adapter(3))
+    await asyncio.sleep(0.1)
+    assert not waiting.done()
+    await outputs.aclose()
+    await asyncio.wait_for(waiting, 1)
+    assert opened.num_in_flight == 1
+    await other.aclose()
+
+
+async def test_adapter_whose_files_are_gone(tmp_path: Path) -> None:
+    """The engine would die of loading it again."""
+    opened = gate(LoraClient(0))
+    adapter = SimpleNamespace(lora_int_id=3, lora_name="a", lora_path=str(tmp_path / "gone"))
+    with pytest.raises(Refused) as raised:
+        opened.generate("x", lora_request=adapter)
+    assert raised.value.args == (f"the files of adapter a are gone: {tmp_path}/gone", HTTPStatus.FAILED_DEPENDENCY)
+    assert opened.num_in_flight == 0

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The adapters of a server: what a change does to the engine, and that one which fails leaves everything as it was."""
+
+from pathlib import Path
+
+import pytest
+
+from handlers.adapter_backends import EngineBackend
+from handlers.adapters import AdapterRegistry, Change
+from handlers.user_formatters import UserFormatters
+from serving.errors import AdapterExists, AdapterNotRegistered, AdapterRefused, AdapterSlotsExhausted
+from tests.fakes import FakeEngine
+
+pytestmark = pytest.mark.pure
+FORMATTER = "def f(p): return p\nf.is_input_formatter = True\n"
+
+
+class Hooks:
+    """A handler's hooks: those of `answers`; an exception is raised."""
+
+    def __init__(self, **answers: str | Exception):
+        self.answers = answers
+        self.calls: list[tuple[str, str]] = []
+
+    def has_hook(self, hook: str) -> bool:
+        return hook in self.answers
+
+    async def call_hook(self, hook: str, change: Change) -> str:
+        self.calls.append((hook, change.name))
+        answer = self.answers[hook]
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+class Parts:
+    """A registry on the scripted engine, whose adapters lie in `root`."""
+
+    def __init__(self, root: Path, hooks: Hooks | None = None):
+        self.engine = FakeEngine()
+        self.formatters = UserFormatters()
+        self.registry = AdapterRegistry(EngineBackend(self.engine, self.formatters, hooks), [root])
+        self.root = root
+
+    def adapter(self, name: str, **files: str) -> str:
+        (self.root / name).mkdir()
+        for file, text in files.items():
+            (self.root / name / file.replace("_py", ".py")).write_text(text)
+        return str(self.root / name)
+
+    @property
+    def names(self) -> list[str]:
+        return [adapter.name for adapter in self.registry.all()]
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> Parts:
+    return Parts(tmp_path)
+
+
+async def test_life_of_an_adapter(parts: Parts) -> None:
+    src = parts.adapter("a", model_py=FORMATTER)
+    assert await parts.registry.register(Change("a", src, alias="first")) == "Adapter first registered"
+    assert parts.engine.sources == {"a": src}
+    assert parts.formatters.has_input
+    assert parts.registry.describe("a").described() == {
+        "name": "a", "src": src, "preload": True, "pin": False, "has_custom_code": "true"
+    }  # fmt: skip
+    assert await parts.registry.update(Change("a", pin=True)) == "Adapter a updated"
+    assert parts.engine.pinned == {"a"}
+    with pytest.raises(AdapterExists):
+        await parts.registry.register(Change("a", src))
+    assert await parts.registry.unregister(Change("a")) == "Adapter a unregistered"
+    assert (parts.engine.sources, parts.formatters.is_empty, parts.names) == ({}, True, [])
+    with pytest.raises(AdapterNotRegistered, match="The adapter first was not found"):
+        await parts.registry.unregister(Change("a", alias="first"))
+
+
+async def test_loading_and_unloading(parts: Parts) -> None:
+    src = parts.adapter("a")
+    await parts.registry.register(Change("a", src, preload=False))
+    assert parts.engine.sources == {}
+    assert await parts.engine.has_adapter("a")
+    await parts.registry.update(Change("a", preload=True))
+    assert parts.registry.describe("a").preload
+    await parts.registry.update(Change("a", preload=False))
+    assert parts.engine.sources == {}
+    assert await parts.engine.has_adapter("a")
+    await parts.registry.unregister(Change("a"))
+    assert not await parts.engine.has_adapter("a")
+
+
+async def test_failures_change_nothing(parts: Parts) -> None:
+    broken, code = parts.adapter("broken", broken="rank 64"), parts.adapter("code", model_py="1/0")
+    full = parts.adapter("full", model_py=FORMATTER)
+    parts.engine.is_full = True
+    for change, kind, text in (
+        (Change("a", broken), AdapterRefused, "rank 64"),
+        (Change("a", code), AdapterRefused, "Failed to load custom code for adapter a: ZeroDivisionError"),
+        (Change("a", full, pin=True), AdapterSlotsExhausted, "No free lora slots"),
+        (Change("a", str(parts.root / "nope")), AdapterRefused, "is not a valid path"),
+        (Change("a", "../elsewhere"), AdapterRefused, "outside option.adapter_roots"),
+    ):
+        with pytest.raises(kind, match=text):
+            await parts.registry.register(change)
+        assert (parts.engine.sources, parts.formatters.is_empty, parts.names) == ({}, True, [])
+
+
+async def test_link_out_of_the_roots(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> None:
+    (parts.root / "link").symlink_to(tmp_path_factory.mktemp("elsewhere"))
+    with pytest.raises(AdapterRefused, match="outside"):
+        await parts.registry.register(Change("a", str(parts.root / "link")))
+
+
+async def test_start(parts: Parts) -> None:
+    """A broken one is listed with its reason, and can be registered once it is mended."""
+    good, bad = parts.adapter("good"), parts.adapter("bad", broken="no tensors")
+    await parts.registry.load_all({"bad": Path(bad), "good": Path(good)})
+    assert [adapter.described() for adapter in parts.registry.all()] == [
+        {"name": "bad", "src": bad, "preload": True, "pin": False, "failed": "no tensors"},
+        {"name": "good", "src": good, "preload": True, "pin": False},
+    ]
+    (parts.root / "bad/broken").unlink()
+    await parts.registry.register(Change("bad", bad))
+    assert parts.registry.describe("bad").failure == ""
+
+
+async def test_adapters_of_other_routes(parts: Parts) -> None:
+    """What vLLM's own routes load and unload is seen."""
+    parts.engine.sources["guest"] = "/elsewhere"
+    assert parts.registry.describe("guest").src == "/elsewhere"
+    with pytest.raises(AdapterExists):
+        await parts.registry.register(Change("guest", parts.adapter("a")))
+    await parts.registry.register(Change("a", str(parts.root / "a")))
+    del parts.engine.sources["a"]
+    assert parts.names == ["guest"]
+    await parts.registry.unregister(Change("guest"))
+    assert parts.engine.sources == {}
+
+
+async def test_hooks_behind_the_engine(tmp_path: Path) -> None:
+    hooks = Hooks(register_adapter="welcome", unregister_adapter=AdapterRefused("stays"))
+    parts = Parts(tmp_path, hooks)
+    src = parts.adapter("a")
+    assert await parts.registry.register(Change("a", src)) == "welcome"
+    assert await parts.registry.update(Change("a", pin=True)) == "Adapter a updated"
+    with pytest.raises(AdapterRefused, match="stays"):
+        await parts.registry.unregister(Change("a"))
+    assert (parts.names, parts.engine.pinned) == (["a"], {"a"})
+    hooks.answers["register_adapter"] = AdapterRefused("no more")
+    with pytest.raises(AdapterRefused, match="no more"):
+        await parts.registry.register(Change("b", src))
+    assert (parts.names, list(parts.engine.sources)) == (["a"], ["a"])
+    assert hooks.calls == [("register_adapter", "a"), ("unregister_adapter", "a"), ("register_adapter", "b")]
