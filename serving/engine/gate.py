@@ -42,6 +42,7 @@ class EngineGate:
         self.limits: Limits | None = None
         self._streams: WeakSet[Outputs] = WeakSet()
         self._sweeper: asyncio.TimerHandle | None = None
+        self._gone: set[int] = set()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -64,7 +65,8 @@ class EngineGate:
         return self._admitted(self._client.encode(*args, **kwargs), kwargs.get("lora_request"))
 
     async def without_adapter(self, lora_int_id: int) -> None:
-        """Waits until no request under way uses this adapter."""
+        """Takes no request for this adapter any more, and waits until those under way are answered."""
+        self._gone.add(lora_int_id)
         while any(stream.lora_int_id == lora_int_id for stream in self._streams):
             await asyncio.sleep(_SWEEP_S / 5)
 
@@ -72,6 +74,8 @@ class EngineGate:
         if self.limits is not None and len(self._streams) >= self.limits.num_in_flight:
             text = f"Worker queue capacity exceeded for model: {self._model_name}"
             raise self._refusal(text, HTTPStatus.SERVICE_UNAVAILABLE)
+        if lora_request is not None and lora_request.lora_int_id in self._gone:
+            raise self._refusal(f"adapter {lora_request.lora_name} was unloaded", HTTPStatus.FAILED_DEPENDENCY)
         if lora_request is not None and not os.path.isdir(lora_request.lora_path):
             # An adapter that the engine let go of is loaded again from its files, and the engine dies where it cannot.
             text = f"the files of adapter {lora_request.lora_name} are gone: {lora_request.lora_path}"

@@ -5,14 +5,17 @@ import csv
 import io
 import json
 from typing import Any
+from urllib.parse import parse_qsl
 
 from serving.errors import PayloadError
 
 _CSV_COLUMNS = ("question", "context", "inputs")
 
+_FORM = "application/x-www-form-urlencoded"
+
 
 def decode(content_type: str | None, body: bytes) -> dict[str, Any]:
-    """The payload as an object.
+    """The payload as an object. A text, the cells of a CSV's column `inputs` and a form's field are `inputs`.
 
     Args:
         content_type: the header as sent, or None. Absent means JSON; so does a form that starts with a brace, because
@@ -27,6 +30,12 @@ def decode(content_type: str | None, body: bytes) -> dict[str, Any]:
         return as_object(_json(body))
     if kind == "text/plain":
         return {"inputs": [_text(body)]}
+    if kind == "text/csv":
+        return {"inputs": _rows(_text(body))}
+    if kind == _FORM:
+        return {"inputs": _field(_text(body))}
+    if kind == "application/octet-stream":
+        return {"inputs": _text(body)}
     raise PayloadError(f"Input parsing failed: content type {kind!r} is not supported; send application/json")
 
 
@@ -62,7 +71,7 @@ def _kind(content_type: str | None) -> str:
 
 
 def _is_json(kind: str, body: bytes) -> bool:
-    return "json" in kind or (kind == "application/x-www-form-urlencoded" and body.lstrip().startswith(b"{"))
+    return "json" in kind or (kind == _FORM and body.lstrip().startswith(b"{"))
 
 
 def _json(body: bytes) -> Any:
@@ -77,6 +86,12 @@ def _text(body: bytes) -> str:
         return body.decode("utf-8")
     except UnicodeDecodeError as error:
         raise PayloadError(f"Input parsing failed: the body is not UTF-8 text: {error}") from None
+
+
+def _field(text: str) -> str:
+    """The field `data` of a form, or its first one; a text that is no form as it stands."""
+    fields = dict(reversed(parse_qsl(text, keep_blank_values=True))) if "=" in text else {}
+    return fields.get("data", next(reversed(fields.values()), text))
 
 
 def _rows(text: str) -> list[Any]:

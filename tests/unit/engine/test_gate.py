@@ -176,6 +176,8 @@ async def test_adapter_is_given_up_after_its_last_request(tmp_path: Path) -> Non
     await asyncio.wait_for(waiting, 1)
     assert opened.num_in_flight == 1
     await other.aclose()
+    with pytest.raises(Refused, match="adapter a was unloaded"):
+        opened.generate("x", lora_request=adapter)
 
 
 async def test_adapter_whose_files_are_gone(tmp_path: Path) -> None:

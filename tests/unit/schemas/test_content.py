@@ -24,6 +24,20 @@ def test_json_object(content_type: str | None) -> None:
     assert decode(content_type, b' {"inputs": "caf\xc3\xa9"}') == {"inputs": "café"}
 
 
+@pytest.mark.parametrize(
+    ("content_type", "body", "inputs"),
+    [
+        ("application/x-www-form-urlencoded", b"inputs=a+b%21&data=c", "c"),
+        ("application/x-www-form-urlencoded", b"first=a+b%21&second=c", "a b!"),
+        ("application/x-www-form-urlencoded", b"no form", "no form"),
+        ("application/octet-stream", "caf\u00e9".encode(), "caf\u00e9"),
+        ("text/csv", b'inputs,x\r\na,1\r\n"b, c",2\r\n', ["a", "b, c"]),
+    ],
+)
+def test_prompts_without_json(content_type: str, body: bytes, inputs: object) -> None:
+    assert decode(content_type, body) == {"inputs": inputs}
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_json_in_other_encodings(encoding: str) -> None:
     assert decode("application/json", '{"inputs": "é"}'.encode(encoding)) == {"inputs": "é"}
@@ -46,8 +60,10 @@ def test_text_is_a_list_of_one_prompt() -> None:
         ("text/plain", b"\xff", "the body is not UTF-8 text: 'utf-8' codec can't decode byte 0xff in position 0: "
          "invalid start byte"),
         ("image/png", b"{}", "content type 'image/png' is not supported; send application/json"),
-        ("application/x-www-form-urlencoded", b"inputs=hi",
-         "content type 'application/x-www-form-urlencoded' is not supported; send application/json"),
+        ("multipart/form-data; boundary=x", b"--x--",
+         "content type 'multipart/form-data' is not supported; send application/json"),
+        ("text/csv", b"x,y\n1,2", "a CSV needs a header with one of question, context, inputs, and rows"),
+        ("text/csv", b"inputs\n", "a CSV needs a header with one of question, context, inputs, and rows"),
     ],
 )  # fmt: skip
 def test_body_that_cannot_be_read(content_type: str, body: bytes, message: str) -> None:
