@@ -44,8 +44,14 @@ class OnDemand:
 
     def begin(self) -> None:
         """Starts it in the background, unless that was done before."""
-        if self._task is None:
+        if self._task is None and not self.failure:
             self._task = asyncio.get_running_loop().create_task(self._started())
+            # Nobody may wait for it; `failure` says how it ended.
+            self._task.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    def refuse(self, reason: str) -> None:
+        """It is never started."""
+        self.failure = reason
 
     async def get(self) -> BuiltIn:
         """The handlers, once they are there. A caller that gives up does not stop the start.
@@ -54,7 +60,8 @@ class OnDemand:
             DefaultUnavailable: the engine did not start.
         """
         self.begin()
-        assert self._task is not None
+        if self._task is None:
+            raise self._unavailable()
         return await asyncio.shield(self._task)
 
     async def _started(self) -> BuiltIn:
@@ -66,7 +73,10 @@ class OnDemand:
         except Exception as error:
             logger.exception("the default handler's engine did not start")
             self.failure = f"{type(error).__name__}: {error}"
-        raise DefaultUnavailable(f"the default handler is not available: {self.failure}")
+        raise self._unavailable()
+
+    def _unavailable(self) -> DefaultUnavailable:
+        return DefaultUnavailable(f"the default handler is not available: {self.failure}")
 
 
 class OnDemandHandler:

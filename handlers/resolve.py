@@ -124,6 +124,22 @@ def user_code(config: ResolvedConfig, warnings: list[str]) -> UserCode | None:
     return code
 
 
+def described(config: ResolvedConfig, code: UserCode | None) -> str:
+    """Who answers requests, in one line."""
+    default = f"the default handler ({config.mode.name})"
+    if code is None or not (code.needs_worker or code.has_formatters or code.syntax_error):
+        return default
+    if code.syntax_error:
+        return f"{code.path}, which cannot be read: {code.syntax_error}"
+    formatters = f"formatters of {code.path} around {default}"
+    if not code.needs_worker:
+        return formatters
+    if code.is_script:
+        return f"model_fn and predict_fn of {code.path} in a process of its own"
+    worker = f"{config.options.handler} of {code.path} in a process of its own"
+    return f"{worker}, then {formatters if code.has_formatters else default}"
+
+
 def custom(
     code: UserCode,
     config: ResolvedConfig,

@@ -124,6 +124,8 @@ class Assembly:
         code = self._setup.code
         is_script = code is not None and code.is_script
         self._has_default = self._config.has_model and self._config.options.default_engine != "off" and not is_script
+        if code is not None and (code.needs_worker or code.syntax_error) and not self._has_default:
+            self._built_in.refuse("there is none beside this custom handler")
         self._formatters = self._load_formatters(code)
         self.custom = await self._start_custom()
         if self.custom is not None and self.custom.is_direct:
@@ -228,8 +230,6 @@ class Assembly:
             raise
 
     async def _started_engine(self) -> BuiltIn:
-        if self.custom is not None and not self._has_default:
-            raise ConfigError([Problem("NOT_FOUND", "there is no default handler beside the custom one")])
         is_late = self._front is not None or self.custom is not None
         launched = await self._launch(is_late)
         self.engine = launched.engine

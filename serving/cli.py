@@ -92,10 +92,10 @@ def serve(argv: Sequence[str]) -> int:
     log.setup()
     starting = Starting()
     try:
-        config = _resolved(argv)
+        config, code = _resolved(argv)
         for warning in config.warnings:
             logger.warning("%s", warning)
-        return _serve(config, starting, began)
+        return _serve(config, code, starting, began)
     except ConfigError as error:
         _print_problems(error)
         return error.exit_code
@@ -113,24 +113,26 @@ def show_config(argv: Sequence[str]) -> int:
         print(USAGE.replace("lmi serve [MODEL]", "lmi config [--json] [MODEL]", 1))
         return 0
     try:
-        config = _resolved(argv)
+        config, code = _resolved(argv)
     except ConfigError as error:
         if as_json:
             print(json.dumps(report.problems_as_data(error.problems), indent=2))
         else:
             _print_problems(error)
         return error.exit_code
-    print(json.dumps(report.as_data(config), indent=2) if as_json else report.as_text(config))
+    handler = handlers_of.described(config, code)
+    print(json.dumps(report.as_data(config, handler), indent=2) if as_json else report.as_text(config, handler))
     return 0
 
 
-def _resolved(argv: Sequence[str]) -> ResolvedConfig:
-    """The configuration of this process, its handler's part included."""
+def _resolved(argv: Sequence[str]) -> tuple[ResolvedConfig, UserCode | None]:
+    """The configuration of this process, its handler's part included, and the user's file."""
     host = Host.local(os.environ)
     config = resolve(os.environ, argv, host, demo.MODEL_DIR, handlers_of.OUTPUT_FORMATS)
     warnings = list(config.warnings)
     code = handlers_of.user_code(config, warnings)
-    return replace(config, warnings=warnings + handlers_of.without_effect(config.mode, config.options, code))
+    warnings += handlers_of.without_effect(config.mode, config.options, code)
+    return replace(config, warnings=warnings), code
 
 
 def _print_problems(error: ConfigError) -> None:
@@ -138,13 +140,12 @@ def _print_problems(error: ConfigError) -> None:
         print(f"lmi: error: {problem}", file=sys.stderr)
 
 
-def _serve(config: ResolvedConfig, starting: Starting, began: float) -> int:
+def _serve(config: ResolvedConfig, code: UserCode | None, starting: Starting, began: float) -> int:
     from serving.server import bind
 
     values = config.vllm_arguments
     before = dict(os.environ)
     with bind(values["host"], values["port"], values.get("uds")) as sock:
-        code = handlers_of.user_code(config, [])
         python = _user_python(config, code)
         os.environ.update(config.environment)
         if "TORCHDYNAMO_DISABLE" in config.environment:
@@ -193,8 +194,9 @@ def _handler_test(directory: Path, request: Path, headers: Sequence[str]) -> int
 
     log.setup()
     try:
-        config = _resolved([str(directory)])
-        code = handlers_of.user_code(config, [])
+        config, code = _resolved([str(directory)])
+        for warning in config.warnings:
+            logger.warning("%s", warning)
         return handler_test.run(config, code, _user_python(config, code), request, headers)
     except ConfigError as error:
         _print_problems(error)

@@ -17,12 +17,13 @@ from serving.config.vllm_arguments import arguments
 from serving.errors import Problem
 
 
-def as_data(config: ResolvedConfig) -> dict[str, Any]:
-    """The configuration as JSON types."""
+def as_data(config: ResolvedConfig, handler: str = "") -> dict[str, Any]:
+    """The configuration as JSON types; `handler` says who answers requests."""
     return {
         "model_name": config.model_name,
         "model_dir": str(config.model_dir) if config.model_dir is not None else None,
         "mode": {"name": config.mode.name, "reason": config.mode.reason},
+        "handler": handler,
         "adapters": {name: str(path) for name, path in config.adapters.items()},
         "limits": dataclasses.asdict(config.limits),
         "settings": [_setting(entry) for entry in config.effective.values()],
@@ -38,14 +39,15 @@ def problems_as_data(problems: Sequence[Problem]) -> dict[str, Any]:
     return {"problems": [{name: getattr(one, name) for name in Problem.__slots__} for one in problems]}
 
 
-def as_text(config: ResolvedConfig) -> str:
-    """The configuration as a person reads it."""
+def as_text(config: ResolvedConfig, handler: str = "") -> str:
+    """The configuration as a person reads it; `handler` says who answers requests."""
     limits = config.limits
     waits = f"first output within {limits.first_output_s} s, each next one within {limits.gap_s} s"
     head = {
         "model": config.model_name,
         "directory": config.model_dir or "none: a Hub id",
         "mode": f"{config.mode.name} ({config.mode.reason})",
+        "handler": handler,
         "adapters": ", ".join(config.adapters) or "none",
         "limits": f"{limits.num_in_flight} requests at once, {waits}",
     }

@@ -118,7 +118,7 @@ def resolve(
     unknown = _unknown(effective)
     if lmi is not None and lmi.strict:
         problems += unknown
-    warnings += [f"ignored: {problem}" for problem in unknown]
+    warnings += [str(problem) for problem in unknown]
     if problems or lmi is None or server is None:
         raise ConfigError(problems)
     if lmi.model_id is None:

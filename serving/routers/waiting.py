@@ -29,11 +29,12 @@ def attach(app: FastAPI, begin: Callable[[], None], reason: Callable[[], str]) -
     async def generating(request: Request) -> Response:
         """Any request that needs the engine."""
         begin()
-        return _unavailable(reason() or "the engine is starting; try again")
+        return _refused(reason()) or _unavailable("the engine is starting; try again")
 
     async def models(request: Request) -> Response:
         """The list of models, which only the engine knows."""
-        return _unavailable(reason() or "the engine is not started; it starts with the first request that needs it")
+        text = "the engine is not started; it starts with the first request that needs it"
+        return _refused(reason()) or _unavailable(text)
 
     async def metrics(request: Request) -> Response:
         """Our own metrics; vLLM's join them later."""
@@ -43,6 +44,10 @@ def attach(app: FastAPI, begin: Callable[[], None], reason: Callable[[], str]) -
         app.add_api_route(path, generating, methods=["POST"], include_in_schema=False)
     app.add_api_route("/v1/models", models, methods=["GET"], include_in_schema=False)
     app.add_api_route("/metrics", metrics, methods=["GET"], include_in_schema=False)
+
+
+def _refused(reason: str) -> Response | None:
+    return _unavailable(f"the default handler is not available: {reason}") if reason else None
 
 
 def _unavailable(text: str) -> Response:

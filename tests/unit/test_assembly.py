@@ -29,6 +29,7 @@ async def handle(inputs):
     return {"version": 1}
 """
 )
+UNAVAILABLE = "the default handler is not available: "
 FAILED = ConfigError([Problem("ENGINE", "no memory")])
 
 
@@ -95,7 +96,7 @@ async def test_engine_that_does_not_start(tmp_path: Path) -> None:
         failed = await ask(server, **{"raise": 1})
         assert (failed.status_code, failed.json()["error"]) == (424, "boom")
         refused = await server.client.post("/v1/completions", json={"prompt": "x"})
-        assert (refused.status_code, refused.json()["error"]["message"]) == (503, "no memory")
+        assert (refused.status_code, refused.json()["error"]["message"]) == (503, f"{UNAVAILABLE}no memory")
         assert (await ask(server)).json() == {"version": 1}
         assert (await server.client.get("/ping")).status_code == 200
         assert server.num_starts == 1
@@ -113,8 +114,8 @@ async def test_without_a_model(tmp_path: Path) -> None:
         assert (await ask(server)).json() == {"version": 1}
         assert (await ask(server, none=1)).status_code == 204
         refused = await server.client.post("/v1/completions", json={"prompt": "x"})
-        assert refused.status_code == 503
-        assert server.num_starts == 0
+        assert (refused.status_code, server.num_starts) == (503, 0)
+        assert refused.json()["error"]["message"] == f"{UNAVAILABLE}there is none beside this custom handler"
 
 
 @pytest.mark.parametrize(("threshold", "status"), [("0", 500), ("1", 200)])

@@ -27,7 +27,7 @@ def said(store: Path, file: str, env: dict[str, str]) -> list[str]:
     ("file", "env", "line"),
     [
         ("option.max_modle_len=4096", {},
-         "ignored: unknown option max_modle_len (serving.properties line 1); did you mean max_model_len?"),
+         "unknown option max_modle_len (serving.properties line 1); did you mean max_model_len?"),
         ("max_model_len=4096", {},
          "max_model_len (serving.properties line 1) is read as option.max_model_len: the prefix is missing"),
         ("option.dtype=int8", {},

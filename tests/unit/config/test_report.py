@@ -55,7 +55,7 @@ def test_arguments_are_typed_and_complete(config: ResolvedConfig) -> None:
     assert data["vllm_arguments"]["trust_remote_code"] is False
     assert "revision" not in data["vllm_arguments"]
     assert data["mode"] == {"name": "async", "reason": "nothing asks for another"}
-    assert data["warnings"] == ["ignored: unknown option foo (serving.properties line 2)"]
+    assert data["warnings"] == ["unknown option foo (serving.properties line 2)"]
     assert json.loads(json.dumps(data)) == data
 
 

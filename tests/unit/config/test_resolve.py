@@ -140,11 +140,11 @@ def test_exit_code(argv: list[str], code: int) -> None:
     ("env", "warning"),
     [
         ({"OPTION_MAX_MODLE_LEN": "1"},
-         "ignored: unknown option max_modle_len (OPTION_MAX_MODLE_LEN); did you mean max_model_len?"),
+         "unknown option max_modle_len (OPTION_MAX_MODLE_LEN); did you mean max_model_len?"),
         ({"OPTION_Tensor_Parallel_Degree": "1"},
-         "ignored: unknown option Tensor_Parallel_Degree (OPTION_Tensor_Parallel_Degree); "
+         "unknown option Tensor_Parallel_Degree (OPTION_Tensor_Parallel_Degree); "
          "did you mean tensor_parallel_degree?"),
-        ({"OPTION_ZZZZ": "1"}, "ignored: unknown option zzzz (OPTION_ZZZZ)"),
+        ({"OPTION_ZZZZ": "1"}, "unknown option zzzz (OPTION_ZZZZ)"),
         ({"OPTION_HF_OVERRIDES": "{'a': 1}"},
          'hf_overrides (OPTION_HF_OVERRIDES) is not JSON; it is read as {"a": 1}'),
         ({"OPTION_LIMIT_MM_PER_PROMPT": "image=4"},

@@ -14,8 +14,8 @@ from vllm.entrypoints.openai.completion.protocol import CompletionRequest, Compl
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse, UsageInfo
 from vllm.logprobs import Logprob
 
+from handlers.dict_access import with_dict_access
 from handlers.generation import as_completion
-from handlers.user_formatters import with_dict_access
 from serving.config.limits import Limits
 from serving.engine import vllm_engine
 from serving.engine.vllm_engine import VllmEngine

@@ -17,9 +17,10 @@ import pytest
 from handlers import generation, user_code
 from handlers.base import Handler, InferenceRequest
 from handlers.default import DefaultHandler
+from handlers.dict_access import with_dict_access
 from handlers.embedding import EmbeddingHandler
 from handlers.rolling_batch import RollingBatchHandler
-from handlers.user_formatters import FormatterLoadError, UserFormatters, with_dict_access
+from handlers.user_formatters import FormatterLoadError, UserFormatters
 from serving.errors import EngineError, PayloadError
 from serving.schemas.generation import GenerationRequest, LmiRequest
 from serving.schemas.output import Defaults
