@@ -157,8 +157,8 @@ class CustomHandler:
         except WorkerDied as error:
             self._refuse_or_degrade(f"{error} in the start-up call", "", stops=self._fallback != "on")
             return
-        stops = self._fallback == "load-strict" or (self._fallback == "off" and self._code.is_direct)
-        if (outcome.is_refusal and (stops or self._fallback == "on")) or (outcome.kind == "raised" and stops):
+        stops = self._stops(outcome)
+        if stops or (self._fallback == "on" and outcome.is_refusal):
             await self._supervisor.stop()
             self._refuse_or_degrade(outcome.text, outcome.traceback, stops)
         elif outcome.text:

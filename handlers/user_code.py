@@ -111,12 +111,15 @@ def read(
     lone = not has_formatters and not is_script and bool({"input_fn", "output_fn"} & names)
     if warnings is not None and "predict_fn" in names and not is_script:
         warnings.append(f"{path.name}: predict_fn is not applied: a SageMaker script has model_fn beside it")
+    hooks = tuple(hook for hook in HOOKS if hook in names)
+    if warnings is not None and hooks and handler not in names:
+        warnings.append(f"{path.name}: {', '.join(hooks)} are not called: adapter hooks stand beside a {handler}")
     return UserCode(
         path,
         module,
         is_direct,
         has_handler=handler in names,
-        hooks=tuple(hook for hook in HOOKS if hook in names),
+        hooks=hooks,
         is_script=is_script and handler not in names,
         has_formatters=has_formatters or lone,
     )

@@ -338,3 +338,17 @@ async def test_description(tmp_path: Path) -> None:
         assert group["device"] == {"deviceType": "cpu", "deviceId": -1}
         unknown = await server.client.get("/models/nope")
         assert unknown.json() == {"code": 404, "type": "ModelNotFoundException", "message": "Workflow not found: nope"}
+
+
+@pytest.mark.parametrize("entry_point", ["src/answers.py", "src.answers", "{}/src/answers.py"])
+async def test_entry_points(tmp_path: Path, entry_point: str) -> None:
+    """A file, a module, an absolute path; what lies beside the model can be imported from each."""
+    files = {
+        "src/__init__.py": "",
+        "src/answers.py": "import helper\ndef handle(inputs): return {'n': helper.N, 'name': __name__}",
+        "helper.py": "N = 7",
+    }
+    async with serving(tmp_path, files, {"option.entryPoint": entry_point.format(tmp_path)}) as server:
+        answer = (await ask(server)).json()
+        assert answer["n"] == 7
+        assert (answer["name"] == "src.answers") == (entry_point == "src.answers")

@@ -129,8 +129,10 @@ def test_entry_point_that_is_not_there(tmp_path: Path, entry: str) -> None:
 
 
 def test_warnings(tmp_path: Path) -> None:
-    (tmp_path / "model.py").write_text("def predict_fn(x, m): pass")
+    (tmp_path / "model.py").write_text("def predict_fn(x, m): pass\ndef register_adapter(i): pass")
     (tmp_path / "serving").mkdir()
     warnings: list[str] = []
     find(tmp_path, None, "handle", warnings)
-    assert [text.split(":")[0].split(" in ")[0] for text in warnings] == ["serving", "model.py"]
+    assert [text.split(":")[0].split(" in ")[0] for text in warnings] == [
+        "serving", "model.py", "model.py"
+    ]  # fmt: skip
