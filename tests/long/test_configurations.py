@@ -70,7 +70,7 @@ def warnings(process: LmiProcess) -> list[str]:
 def test_mode_from_a_file(store: Path, file: str, mode: str) -> None:
     shutil.copy(ROOT / f"configs/{file}.properties", store / "serving.properties")
     with served("-s", str(store)) as process:
-        assert any(line.endswith(f"handlers.resolve: handler: {mode}") for line in process.output)
+        assert any(line.endswith(f"handlers.resolve: default handler: {mode}") for line in process.output)
         assert warnings(process) == []
         assert_answers(process)
 
@@ -82,7 +82,7 @@ def test_mode_from_a_file(store: Path, file: str, mode: str) -> None:
 )
 def test_mode_from_variables(store: Path, env: dict[str, str], mode: str) -> None:
     with served(HF_MODEL_ID=str(store), **env) as process:
-        assert any(line.endswith(f"handlers.resolve: handler: {mode}") for line in process.output)
+        assert any(line.endswith(f"handlers.resolve: default handler: {mode}") for line in process.output)
         assert warnings(process) == []
         assert_answers(process)
 
