@@ -83,6 +83,10 @@ class Sequence:
         """A token was not read yet."""
         return self._next_token < len(self.tokens)
 
+    def num_unread_tokens(self) -> int:
+        """How many tokens were not read yet."""
+        return len(self.tokens) - self._next_token
+
     def has_next_top_tokens(self) -> bool:
         """The likeliest tokens of a position were not read yet."""
         return self._next_top_tokens < len(self.top_tokens)
@@ -119,7 +123,7 @@ class RequestInput:
         tgi_compat: answers look as TGI's do.
     """
 
-    request_id: Any
+    request_id: Any = None
     client_request_id: str | None = None
     output_formatter: str | Callable[..., Any] | None = None
     parameters: dict[str, Any] = field(default_factory=dict)

@@ -20,9 +20,16 @@ LIGHT = {
     "djl_python.async_utils": "create_non_stream_output create_stream_chunk_output handle_streaming_response "
     "_extract_lora_adapter _create_output",
     "djl_python.input_parser": "input_formatter init_handler prediction_handler output_formatter "
-    "SAGEMAKER_ADAPTER_IDENTIFIER_HEADER parse_input_with_formatter ParsedInput",
+    "SAGEMAKER_ADAPTER_IDENTIFIER_HEADER parse_input_with_formatter ParsedInput format_input parse_text_inputs_params "
+    "parse_adapters add_server_maintained_params get_batch_start_id get_req_id_counter "
+    "parse_lmi_default_request_rolling_batch",
     "djl_python.output_formatter": "output_formatter input_formatter init_handler prediction_handler "
-    "TextGenerationOutput RequestOutput",
+    "TextGenerationOutput RequestOutput get_generated_text get_sequence_details get_details_dict get_output_formatter "
+    "sse_response_formatter adapt_legacy_output_formatter _json_output_formatter _jsonlines_output_formatter "
+    "_sse_output_formatter _json_chat_output_formatter _jsonlines_chat_output_formatter _sse_chat_output_formatter",
+    "djl_python.request": "Request",
+    "djl_python.properties_manager.properties": "Properties",
+    "djl_python.properties_manager.hf_properties": "HuggingFaceProperties",
     "djl_python.request_io": "Token Sequence RequestInput TextInput RequestOutput TextGenerationOutput",
     "djl_python.session_manager": "SessionManager Session UUID_PATTERN",
     "djl_python.session_utils": "create_session close_session get_session session_non_stream_output_formatter "

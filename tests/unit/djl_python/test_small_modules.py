@@ -45,6 +45,7 @@ def test_a_sequence_is_read_once() -> None:
     sequence.set_next_token(last, is_last_token=True)
     assert sequence.get_next_token() == (first, 0, True, False)
     assert sequence.has_next_token()
+    assert sequence.num_unread_tokens() == 1
     assert sequence.get_next_token() == (last, 1, False, True)
     assert not sequence.has_next_token()
     assert sequence.get_last_token() is last
@@ -85,8 +86,9 @@ def test_reading_a_batch() -> None:
     ]
     parsed = parse_input_with_formatter(create_concurrent_batch_request(bodies), tokenizer="T")
     (request,) = parsed.requests
-    assert (request.request_id, request.input_text, request.parameters) == (0, "a", {"n": 1, "stream": True})
-    assert request.tokenizer == "T"
+    asked = request.request_input
+    assert (request.id, asked.input_text, asked.parameters) == (0, "a", {"n": 1, "stream": True})
+    assert asked.tokenizer == "T"
     assert len(parsed.batch) == 4
     assert list(parsed.errors) == [1, 2, 3]
     start = "Input Parsing failed. Ensure that the request payload is valid. "
