@@ -71,7 +71,7 @@ class EngineBackend:
 
     def loaded(self) -> Mapping[str, str]:
         """As the engine says."""
-        return self._engine.adapter_sources
+        return self._engine.loras.sources
 
     async def load(self, change: "Change", adapter: "Adapter") -> str:
         """Code first, then weights, then the pin, then the hook; what fails takes back what went before."""
@@ -83,39 +83,39 @@ class EngineBackend:
             await self._load_weights(adapter)
             return await self._asked("register_adapter", change)
         except BaseException:
-            await self._engine.unload_adapter(adapter.name)
+            await self._engine.loras.unload(adapter.name)
             self._formatters.remove_adapter(adapter.name)
             raise
 
     async def update(self, change: "Change", before: "Adapter", after: "Adapter") -> str:
         """Loads or unloads the weights where `preload` changes, pins where `pin` does."""
         if before.preload and not after.preload:
-            await self._engine.unload_adapter(after.name)
-            self._engine.offer_adapter(after.name, Path(after.src))
-        elif after.preload and after.name not in self._engine.adapters:
+            await self._engine.loras.unload(after.name)
+            self._engine.loras.offer(after.name, Path(after.src))
+        elif after.preload and after.name not in self._engine.loras.sources:
             await self._load_weights(after)
         elif after.pin and not before.pin:
-            await self._engine.pin_adapter(after.name)
+            await self._engine.loras.pin(after.name)
         return await self._asked("update_adapter", change)
 
     async def unload(self, change: "Change", adapter: "Adapter") -> str:
         """Weights first, then the code."""
         told = await self._asked("unregister_adapter", change)
-        await self._engine.unload_adapter(adapter.name)
+        await self._engine.loras.unload(adapter.name)
         self._formatters.remove_adapter(adapter.name)
         return told
 
     async def _load_weights(self, adapter: "Adapter") -> None:
         if not adapter.preload:
-            self._engine.offer_adapter(adapter.name, Path(adapter.src))
+            self._engine.loras.offer(adapter.name, Path(adapter.src))
             return
-        await self._engine.load_adapter(adapter.name, Path(adapter.src))
+        await self._engine.loras.load(adapter.name, Path(adapter.src))
         if adapter.pin:
             try:
-                await self._engine.pin_adapter(adapter.name)
+                await self._engine.loras.pin(adapter.name)
             except ServingError:
                 with suppress(ServingError):
-                    await self._engine.unload_adapter(adapter.name)
+                    await self._engine.loras.unload(adapter.name)
                 raise
 
     async def _asked(self, hook: str, change: "Change") -> str:

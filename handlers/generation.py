@@ -76,15 +76,15 @@ class EngineHandler:
         if formatter is None:
             return content.as_object(payload), adapter
         made = await formatter.apply(request, payload, self._engine.tokenizer)
-        if speaker in self._engine.adapters:
+        if speaker in self._engine.loras.sources:
             made.setdefault("model", speaker)
         return made, adapter or (await self._adapter_of(request, made) if formatter.is_lone else "")
 
     async def _adapter_of(self, request: InferenceRequest, payload: dict[str, Any]) -> str:
         """The adapter that the request names, which is taken out of `payload`; empty for the base model."""
         adapter = adapter_of(request, payload)
-        if adapter and not await self._engine.has_adapter(adapter):
-            raise AdapterNotFound(adapter, self._engine.adapters)
+        if adapter and not await self._engine.loras.has(adapter):
+            raise AdapterNotFound(adapter, list(self._engine.loras.sources))
         return adapter
 
     def _speaker(self, adapter: str, payload: Any) -> str:

@@ -62,7 +62,7 @@ class RollingBatchHandler(generation.EngineHandler):
 
     async def _adapter_of(self, request: InferenceRequest, payload: dict[str, Any]) -> str:
         adapter = adapter_of(request, payload) if self._has_adapters else ""
-        if adapter and not await self._engine.has_adapter(adapter):
+        if adapter and not await self._engine.loras.has(adapter):
             raise PayloadError(f"Input parsing failed: Adapter {adapter} is not registered")
         return adapter
 

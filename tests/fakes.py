@@ -62,7 +62,7 @@ class FakeTokenizer:
         return "".join(map(chr, ids))
 
 
-class FakeAdapters:
+class FakeLoras:
     """Adapters that load unless their directory has a file `broken`; `full` has no room for a pinned one.
 
     Attributes:
@@ -76,40 +76,32 @@ class FakeAdapters:
         self.pinned: set[str] = set()
         self.is_full = False
 
-    @property
-    def adapters(self) -> list[str]:
-        return list(self.sources)
-
-    @property
-    def adapter_sources(self) -> Mapping[str, str]:
-        return dict(self.sources)
-
-    async def load_adapter(self, name: str, path: Path) -> None:
+    async def load(self, name: str, path: Path) -> None:
         await asyncio.sleep(0)
         if (path / "broken").exists():
             raise AdapterRefused((path / "broken").read_text())
         self.sources[name] = str(path)
 
-    def offer_adapter(self, name: str, path: Path) -> None:
+    def offer(self, name: str, path: Path) -> None:
         self.offered[name] = path
 
-    async def has_adapter(self, name: str) -> bool:
+    async def has(self, name: str) -> bool:
         if name in self.offered and name not in self.sources:
-            await self.load_adapter(name, self.offered[name])
+            await self.load(name, self.offered[name])
         return name in self.sources
 
-    async def unload_adapter(self, name: str) -> None:
+    async def unload(self, name: str) -> None:
         self.offered.pop(name, None)
         self.sources.pop(name, None)
         self.pinned.discard(name)
 
-    async def pin_adapter(self, name: str) -> None:
+    async def pin(self, name: str) -> None:
         if self.is_full:
             raise AdapterSlotsExhausted("No free lora slots")
         self.pinned.add(name)
 
 
-class FakeEngine(FakeAdapters):
+class FakeEngine:
     """Answers from the script; counts what is in flight; can be told to be slow, to fail or to be dead.
 
     Attributes:
@@ -120,7 +112,7 @@ class FakeEngine(FakeAdapters):
     """
 
     def __init__(self, adapters: Sequence[str] = ()):
-        super().__init__(adapters)
+        self.loras = FakeLoras(adapters)
         self.facts = ModelFacts("org/m", "bfloat16", 512, 32)
         self.tasks: Sequence[str] = ("generate",)
         self.tokenizer = FakeTokenizer()
@@ -305,7 +297,7 @@ class EchoEngine(FakeEngine):
         return [chunk for step in zip(*choices, strict=True) for chunk in step]
 
     def _check(self, model: str | None, prompts: Sequence[object]) -> None:
-        if model is not None and model not in ("lmi", "m0", *self.adapters):
+        if model is not None and model not in ("lmi", "m0", *self.loras.sources):
             raise PayloadError(f"The model `{model}` does not exist.")
         if any(len(str(prompt)) > 400 for prompt in prompts):
             raise PayloadError("Input parsing failed: the prompt is longer than the maximum model length of 400")

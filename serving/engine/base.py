@@ -26,17 +26,55 @@ class ModelFacts:
     max_num_seqs: int
 
 
+class Loras(Protocol):
+    """The adapters in an engine."""
+
+    @property
+    def sources(self) -> Mapping[str, str]:
+        """Name to directory of the adapters that are loaded."""
+        ...
+
+    async def load(self, name: str, path: Path) -> None:
+        """Takes an adapter up; from then on requests may name it.
+
+        Raises:
+            AdapterRefused: it does not load, with the reason.
+            AdapterSlotsExhausted: there is no room for it.
+        """
+        ...
+
+    def offer(self, name: str, path: Path) -> None:
+        """Takes note of an adapter that is loaded when a request names it."""
+        ...
+
+    async def has(self, name: str) -> bool:
+        """Requests may name this adapter; one that was only offered is loaded now.
+
+        Raises:
+            PayloadError: it was offered and does not load.
+        """
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Forgets an adapter, once the requests that it has are answered; one that is not loaded is no error."""
+        ...
+
+    async def pin(self, name: str) -> None:
+        """Keeps a loaded adapter in its slot.
+
+        Raises:
+            AdapterRefused: it is not loaded.
+            AdapterSlotsExhausted: every slot is taken by a pinned one.
+        """
+        ...
+
+
 class Engine(Protocol):
     """Generates text, one request independent of the other."""
 
     @property
-    def adapters(self) -> Sequence[str]:
-        """Names of the adapters that requests may name."""
-        ...
-
-    @property
-    def adapter_sources(self) -> Mapping[str, str]:
-        """Name to directory of the adapters that requests may name."""
+    def loras(self) -> Loras:
+        """The LoRA adapters that requests may name."""
         ...
 
     @property
@@ -62,39 +100,6 @@ class Engine(Protocol):
     @property
     def tokenizer(self) -> Any:
         """The model's, safe to be called from several threads; None if it has none."""
-        ...
-
-    async def load_adapter(self, name: str, path: Path) -> None:
-        """Takes an adapter up; from then on requests may name it.
-
-        Raises:
-            AdapterRefused: it does not load, with the reason.
-        """
-        ...
-
-    def offer_adapter(self, name: str, path: Path) -> None:
-        """Takes note of an adapter that is loaded when a request names it."""
-        ...
-
-    async def has_adapter(self, name: str) -> bool:
-        """Requests may name this adapter; one that was only offered is loaded now.
-
-        Raises:
-            PayloadError: it was offered and does not load.
-        """
-        ...
-
-    async def unload_adapter(self, name: str) -> None:
-        """Forgets an adapter, once the requests that it has are answered; one that is not loaded is no error."""
-        ...
-
-    async def pin_adapter(self, name: str) -> None:
-        """Keeps a loaded adapter in its slot.
-
-        Raises:
-            AdapterRefused: it is not loaded.
-            AdapterSlotsExhausted: every slot is taken by a pinned one.
-        """
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk]:

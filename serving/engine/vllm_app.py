@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """vLLM's HTTP side on our app: its parser, routers, exception handlers, middlewares and app state.
 
-This module and `vllm_engine.py` are the only ones that import vLLM's internals, so an upgrade fails in one place
-(`tests/unit/engine/test_vllm_symbols.py` touches each).
+This module, `vllm_engine.py` and `vllm_loras.py` are the only ones that import vLLM's internals, so an upgrade fails in
+few places (`tests/unit/engine/test_vllm_symbols.py` touches each).
 """
 
 import dataclasses

@@ -10,9 +10,9 @@ import logging
 import re
 import time
 from argparse import Namespace
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
-from functools import cached_property, partial
+from functools import partial
 from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,7 +28,6 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMServerError
 from vllm.outputs import RequestOutput
@@ -38,14 +37,13 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from serving.config.limits import Limits
-from serving.engine import adapter_files, vllm_app
+from serving.engine import vllm_app
 from serving.engine.base import ModelFacts
 from serving.engine.child_output import ChildOutput
 from serving.engine.chunks import Vocabulary, chunk
 from serving.engine.gate import EngineGate, Outputs
+from serving.engine.vllm_loras import VllmLoras
 from serving.errors import (
-    AdapterRefused,
-    AdapterSlotsExhausted,
     ConfigError,
     EngineDead,
     EngineError,
@@ -53,7 +51,6 @@ from serving.errors import (
     PayloadError,
     Problem,
     RequestTimeout,
-    ServingError,
 )
 from serving.schemas.generation import EmbeddingRequest, GenerationChunk, GenerationRequest, OpenAIRequest
 
@@ -67,8 +64,6 @@ _OPENAI = {
 _REFUSALS = {HTTPStatus.SERVICE_UNAVAILABLE: EngineOverloaded, HTTPStatus.GATEWAY_TIMEOUT: RequestTimeout}
 """Statuses that vLLM's `GracefulHTTPError` carries, the gate's included."""
 _DATA = b"data: "
-_WORKER_ERROR = re.compile(r"Worker failed with error '(.*)', please check", re.DOTALL)
-_NO_SLOTS = ("No free lora slots", "greater than the number of GPU LoRA slots", "All items are pinned")
 _ERROR_EVENT = 'data: {"error"'
 _REMEDIES = (
     (r"out of memory|KV cache|memory utilization|[Aa]vailable memory", "lower option.max_model_len, "
@@ -95,11 +90,10 @@ class VllmEngine:
         self._model_name = model_name
         self._limits = limits
         self._output = ChildOutput()
-        self._offered: dict[str, Path] = {}
-        self._loading = asyncio.Lock()
         self._ids = itertools.count()
         self._client: AsyncLLM
         self.gate: EngineGate
+        self.loras: VllmLoras
         self.state: State
         self.tasks: tuple[str, ...]
         self._vocabulary: Vocabulary
@@ -119,7 +113,13 @@ class VllmEngine:
             self.tasks = tuple(await self._client.get_supported_tasks())
             self.gate = EngineGate(self._client, self._model_name, GracefulHTTPError)
             self.state = await vllm_app.build_state(self.gate, self._args, self.tasks)
-            self._keep_adapters_in_step()
+            self.loras = VllmLoras(
+                self.state.openai_serving_models,
+                self._client,
+                self.gate,
+                self._args.max_lora_rank,
+                Path(self._client.model_config.model),
+            )
             if "generate" in self.tasks:
                 self._vocabulary = self._read_vocabulary()
                 await self._warm_up()
@@ -142,87 +142,6 @@ class VllmEngine:
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(None, partial(self._client.shutdown, timeout=0))
             self._output.join()
-
-    @property
-    def adapters(self) -> Sequence[str]:
-        """Names of the adapters that requests may name."""
-        return list(self.state.openai_serving_models.lora_requests)
-
-    @property
-    def adapter_sources(self) -> Mapping[str, str]:
-        """Name to directory of the adapters that requests may name."""
-        return {name: request.lora_path for name, request in self.state.openai_serving_models.lora_requests.items()}
-
-    async def load_adapter(self, name: str, path: Path) -> None:
-        """As `Engine.load_adapter`. The files are checked first: the engine takes wrong shapes in silence."""
-        await asyncio.to_thread(self._check_adapter, path)
-        request = LoadLoRAAdapterRequest(lora_name=name, lora_path=str(path))
-        with _vllm_errors():
-            result = await self.state.openai_serving_models.load_lora_adapter(request)
-        if isinstance(result, ErrorResponse):
-            raise _adapter_error(result.error.message)
-
-    def offer_adapter(self, name: str, path: Path) -> None:
-        """As `Engine.offer_adapter`."""
-        self._offered[name] = path
-
-    async def has_adapter(self, name: str) -> bool:
-        """As `Engine.has_adapter`."""
-        loaded = self.state.openai_serving_models.lora_requests
-        if name in self._offered and name not in loaded:
-            async with self._loading:
-                if name not in loaded:
-                    try:
-                        await self.load_adapter(name, self._offered[name])
-                    except (AdapterRefused, AdapterSlotsExhausted) as error:
-                        raise PayloadError(f"Input parsing failed: {error}") from None
-        return name in loaded
-
-    async def unload_adapter(self, name: str) -> None:
-        """As `Engine.unload_adapter`."""
-        self._offered.pop(name, None)
-        if name in self.adapter_sources:
-            result = await self.state.openai_serving_models.unload_lora_adapter(
-                UnloadLoRAAdapterRequest(lora_name=name)
-            )
-            if isinstance(result, ErrorResponse):
-                raise _adapter_error(result.error.message)
-
-    async def pin_adapter(self, name: str) -> None:
-        """As `Engine.pin_adapter`."""
-        request = self.state.openai_serving_models.lora_requests.get(name)
-        if request is None:
-            raise AdapterRefused(f"Adapter {name} not registered.")
-        try:
-            with _vllm_errors():
-                await self._client.pin_lora(request.lora_int_id)
-        except ServingError:
-            raise
-        except Exception as error:
-            raise _adapter_error(str(error)) from None
-
-    def _check_adapter(self, path: Path) -> None:
-        adapter_files.check(path, self._args.max_lora_rank, self._base_shapes)
-
-    @cached_property
-    def _base_shapes(self) -> adapter_files.BaseShapes | None:
-        return adapter_files.base_shapes(Path(self._client.model_config.model))
-
-    def _keep_adapters_in_step(self) -> None:
-        """Has vLLM's own way of forgetting an adapter, which its routes take, free the engine's memory of it, too."""
-        models = self.state.openai_serving_models
-        forget = models.unload_lora_adapter
-
-        async def unload(request: UnloadLoRAAdapterRequest) -> ErrorResponse | str:
-            known = models.lora_requests.get(request.lora_name)
-            result: ErrorResponse | str = await forget(request)
-            if known is not None and not isinstance(result, ErrorResponse):
-                # A request that is still under way would have the engine load it again, from files that may be gone.
-                await self.gate.without_adapter(known.lora_int_id)
-                await self._client.remove_lora(known.lora_int_id)
-            return result
-
-        models.unload_lora_adapter = unload
 
     @property
     def facts(self) -> ModelFacts:
@@ -489,14 +408,6 @@ def _request_errors() -> Iterator[None]:
         raise PayloadError(f"Input parsing failed: {_one_line(faults)}") from None
     except (ValueError, TypeError, OverflowError, NotImplementedError) as error:
         raise PayloadError(f"Input parsing failed: {_one_line(error)}") from None
-
-
-def _adapter_error(text: str) -> ServingError:
-    """What vLLM, or its engine process, says about an adapter."""
-    if match := _WORKER_ERROR.search(text):
-        text = match[1]
-    kind = AdapterSlotsExhausted if any(sign in text for sign in _NO_SLOTS) else AdapterRefused
-    return kind(_one_line(text))
 
 
 def _one_line(error: object) -> str:

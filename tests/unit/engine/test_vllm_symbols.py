@@ -4,6 +4,7 @@
 import inspect
 
 import pytest
+from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.renderers.base import BaseRenderer
 from vllm.renderers.hf import HfRenderer
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -26,6 +27,10 @@ pytestmark = pytest.mark.vllm
         (vllm_app.validate_api_server_args, ["args"]),
         (vllm_app.get_uvicorn_log_config, ["args"]),
         (vllm_app.configure_logging_from_args, ["args"]),
+        (OpenAIServingModels.load_lora_adapter, ["self", "request", "base_model_name"]),
+        (OpenAIServingModels.unload_lora_adapter, ["self", "request"]),
+        (AsyncLLM.pin_lora, ["self", "lora_id"]),
+        (AsyncLLM.remove_lora, ["self", "lora_id"]),
         (vllm_engine.propagate_flash_late_interaction, ["args", "engine_args"]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -61,17 +61,17 @@ def parts(tmp_path: Path) -> Parts:
 async def test_life_of_an_adapter(parts: Parts) -> None:
     src = parts.adapter("a", model_py=FORMATTER)
     assert await parts.registry.register(Change("a", src, alias="first")) == "Adapter first registered"
-    assert parts.engine.sources == {"a": src}
+    assert parts.engine.loras.sources == {"a": src}
     assert parts.formatters.has_input
     assert parts.registry.describe("a").described() == {
         "name": "a", "src": src, "preload": True, "pin": False, "has_custom_code": "true"
     }  # fmt: skip
     assert await parts.registry.update(Change("a", pin=True)) == "Adapter a updated"
-    assert parts.engine.pinned == {"a"}
+    assert parts.engine.loras.pinned == {"a"}
     with pytest.raises(AdapterExists):
         await parts.registry.register(Change("a", src))
     assert await parts.registry.unregister(Change("a")) == "Adapter a unregistered"
-    assert (parts.engine.sources, parts.formatters.is_empty, parts.names) == ({}, True, [])
+    assert (parts.engine.loras.sources, parts.formatters.is_empty, parts.names) == ({}, True, [])
     with pytest.raises(AdapterNotRegistered, match="The adapter first was not found"):
         await parts.registry.unregister(Change("a", alias="first"))
 
@@ -79,21 +79,21 @@ async def test_life_of_an_adapter(parts: Parts) -> None:
 async def test_loading_and_unloading(parts: Parts) -> None:
     src = parts.adapter("a")
     await parts.registry.register(Change("a", src, preload=False))
-    assert parts.engine.sources == {}
-    assert await parts.engine.has_adapter("a")
+    assert parts.engine.loras.sources == {}
+    assert await parts.engine.loras.has("a")
     await parts.registry.update(Change("a", preload=True))
     assert parts.registry.describe("a").preload
     await parts.registry.update(Change("a", preload=False))
-    assert parts.engine.sources == {}
-    assert await parts.engine.has_adapter("a")
+    assert parts.engine.loras.sources == {}
+    assert await parts.engine.loras.has("a")
     await parts.registry.unregister(Change("a"))
-    assert not await parts.engine.has_adapter("a")
+    assert not await parts.engine.loras.has("a")
 
 
 async def test_failures_change_nothing(parts: Parts) -> None:
     broken, code = parts.adapter("broken", broken="rank 64"), parts.adapter("code", model_py="1/0")
     full = parts.adapter("full", model_py=FORMATTER)
-    parts.engine.is_full = True
+    parts.engine.loras.is_full = True
     for change, kind, text in (
         (Change("a", broken), AdapterRefused, "rank 64"),
         (Change("a", code), AdapterRefused, "Failed to load custom code for adapter a: ZeroDivisionError"),
@@ -103,7 +103,7 @@ async def test_failures_change_nothing(parts: Parts) -> None:
     ):
         with pytest.raises(kind, match=text):
             await parts.registry.register(change)
-        assert (parts.engine.sources, parts.formatters.is_empty, parts.names) == ({}, True, [])
+        assert (parts.engine.loras.sources, parts.formatters.is_empty, parts.names) == ({}, True, [])
 
 
 async def test_link_out_of_the_roots(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -127,15 +127,15 @@ async def test_start(parts: Parts) -> None:
 
 async def test_adapters_of_other_routes(parts: Parts) -> None:
     """What vLLM's own routes load and unload is seen."""
-    parts.engine.sources["guest"] = "/elsewhere"
+    parts.engine.loras.sources["guest"] = "/elsewhere"
     assert parts.registry.describe("guest").src == "/elsewhere"
     with pytest.raises(AdapterExists):
         await parts.registry.register(Change("guest", parts.adapter("a")))
     await parts.registry.register(Change("a", str(parts.root / "a")))
-    del parts.engine.sources["a"]
+    del parts.engine.loras.sources["a"]
     assert parts.names == ["guest"]
     await parts.registry.unregister(Change("guest"))
-    assert parts.engine.sources == {}
+    assert parts.engine.loras.sources == {}
 
 
 async def test_hooks_behind_the_engine(tmp_path: Path) -> None:
@@ -146,9 +146,9 @@ async def test_hooks_behind_the_engine(tmp_path: Path) -> None:
     assert await parts.registry.update(Change("a", pin=True)) == "Adapter a updated"
     with pytest.raises(AdapterRefused, match="stays"):
         await parts.registry.unregister(Change("a"))
-    assert (parts.names, parts.engine.pinned) == (["a"], {"a"})
+    assert (parts.names, parts.engine.loras.pinned) == (["a"], {"a"})
     hooks.answers["register_adapter"] = AdapterRefused("no more")
     with pytest.raises(AdapterRefused, match="no more"):
         await parts.registry.register(Change("b", src))
-    assert (parts.names, list(parts.engine.sources)) == (["a"], ["a"])
+    assert (parts.names, list(parts.engine.loras.sources)) == (["a"], ["a"])
     assert hooks.calls == [("register_adapter", "a"), ("unregister_adapter", "a"), ("register_adapter", "b")]
