@@ -92,6 +92,8 @@ class VllmLoras:
         if request is None:
             raise AdapterRefused(f"Adapter {name} not registered.")
         try:
+            # The engine may have let go of it for others; only what it holds can be pinned.
+            await self._client.add_lora(request)
             await self._client.pin_lora(request.lora_int_id)
         except EngineDeadError:
             raise EngineDead from None
