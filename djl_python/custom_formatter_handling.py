@@ -2,12 +2,11 @@
 """The formatters and handlers of one `model.py`, and how they are called."""
 
 import os
-import sys
 from collections.abc import AsyncGenerator, AsyncIterable, Callable
 from types import ModuleType
 from typing import Any
 
-from djl_python.service_loader import find_decorated_function, has_function_in_module, load_model_service
+from djl_python.service_loader import find_decorated_function, forget, has_function_in_module, load_model_service
 
 _MARKS = {
     "input_formatter": "is_input_formatter",
@@ -81,7 +80,7 @@ class CustomFormatterHandler:
     def unload(self) -> None:
         """Forgets the module, so that nothing but its functions keeps it alive."""
         if self._module is not None:
-            sys.modules.pop(self._module.__name__, None)
+            forget(self._module.__name__)
             self._module = None
 
     def apply_input_formatter(self, decoded_payload: Any, **kwargs: Any) -> Any:

@@ -62,7 +62,7 @@ def load_model_service(
     """
     if entry_point.endswith(".py"):
         path = os.path.abspath(os.path.join(model_dir, entry_point))
-        return ModelService(_execute(path, os.path.abspath(model_dir), namespace or "model"), model_dir)
+        return ModelService(execute_file(path, os.path.abspath(model_dir), namespace or "model"), model_dir)
     import importlib
 
     return ModelService(importlib.import_module(entry_point), model_dir)
@@ -108,23 +108,44 @@ def is_valid_dir(path: str) -> str:
     return path
 
 
-def _execute(path: str, model_dir: str, prefix: str) -> ModuleType:
+def execute_file(path: str, model_dir: str, prefix: str = "model") -> ModuleType:
+    """The module of a file, executed once under a private name; what failed to load leaves nothing behind.
+
+    Args:
+        path: of the file.
+        model_dir: where relative imports look, before they do so beside the file.
+        prefix: begins the private name.
+
+    Raises:
+        ValueError: there is no such file.
+        ImportError: the file is not a Python file.
+        Exception: whatever the module raised.
+    """
+    from importlib.machinery import SourceFileLoader
     from importlib.util import module_from_spec, spec_from_file_location
 
     if not os.path.isfile(path):
         raise ValueError(f"entry-point file not found {path}.")
     name = _private_name(path, prefix)
-    spec = spec_from_file_location(name, path, submodule_search_locations=[model_dir])
-    assert spec is not None, "the path ends in .py"
-    assert spec.loader is not None, "the path ends in .py"
+    places = list(dict.fromkeys([model_dir, os.path.dirname(path)]))
+    spec = spec_from_file_location(name, path, submodule_search_locations=places)
+    if spec is None or not isinstance(spec.loader, SourceFileLoader):
+        raise ImportError(f"{path} is not a Python file")
     module = module_from_spec(spec)
     sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        # Not `exec_module`: its cache takes a file for unchanged that was saved in the same second with the same size.
+        exec(spec.loader.source_to_code(spec.loader.get_data(path), path), module.__dict__)
     except BaseException:
-        del sys.modules[name]
+        forget(name)
         raise
     return module
+
+
+def forget(module: str) -> None:
+    """Takes an executed module, and what was imported relative to it, out of the registry of modules."""
+    for name in [name for name in sys.modules if name == module or name.startswith(f"{module}.")]:
+        del sys.modules[name]
 
 
 def _private_name(path: str, prefix: str) -> str:

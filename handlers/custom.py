@@ -113,11 +113,6 @@ class CustomHandler:
         return self._code.is_direct
 
     @property
-    def has_default(self) -> bool:
-        """There is a handler that could answer instead."""
-        return self._default is not None
-
-    @property
     def worker_pid(self) -> int | None:
         """The worker's process, while one is up."""
         return self._supervisor.pid
@@ -220,9 +215,7 @@ class CustomHandler:
                 return await self._fall_back(request, outcome)
             if outcome is None:
                 return await self._delegated(request)
-            if not isinstance(outcome.body, bytes):
-                is_open = True
-                return replace(outcome, body=self._counted(outcome.body))
+            is_open = not isinstance(outcome.body, bytes)
             return outcome
         finally:
             if not is_open:
@@ -299,23 +292,17 @@ class CustomHandler:
         return InferenceResponse(data, media_type, answer.status, headers, on_delivered=delivered)
 
     async def _body(self, worker: WorkerProcess, call_id: int, first: bytes) -> AsyncGenerator[bytes]:
-        """What the user's generator yields; after the first piece, a failure is the last line."""
-        async with aclosing(worker.chunks(call_id, first, self._limits.gap_s)) as chunks:
-            try:
+        """What the user's generator yields; after the first piece, a failure is the last line. Its end is counted."""
+        try:
+            async with aclosing(worker.chunks(call_id, first, self._limits.gap_s)) as chunks:
                 async for chunk in chunks:
                     yield chunk
-            except TimeoutError:
-                self._supervisor.suspect(worker, call_id)
-                text = f"nothing more within {self._limits.gap_s:g} s; chunked_read_timeout bounds the wait"
-                raise self._error(HTTPStatus.GATEWAY_TIMEOUT, text) from None
-            except WorkerDied as failure:
-                raise _died(str(failure)) from None
-
-    async def _counted(self, body: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:
-        try:
-            async with aclosing(body):
-                async for chunk in body:
-                    yield chunk
+        except TimeoutError:
+            self._supervisor.suspect(worker, call_id)
+            text = f"nothing more within {self._limits.gap_s:g} s; chunked_read_timeout bounds the wait"
+            raise self._error(HTTPStatus.GATEWAY_TIMEOUT, text) from None
+        except WorkerDied as failure:
+            raise _died(str(failure)) from None
         finally:
             self._num_in_flight -= 1
 

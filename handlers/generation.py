@@ -52,7 +52,7 @@ class EngineHandler:
             PayloadError: the body cannot be read, or the user's formatter fails on it.
             AdapterNotFound: the adapter is not loaded.
         """
-        if self._formatters.is_empty or not self._formatters.has_input:
+        if not self._formatters.has_input:
             payload = content.decode(request.content_type, request.body)
             adapter = await self._adapter_of(request, payload)
         else:

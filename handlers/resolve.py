@@ -127,7 +127,7 @@ def user_code(config: ResolvedConfig, warnings: list[str]) -> UserCode | None:
 def described(config: ResolvedConfig, code: UserCode | None) -> str:
     """Who answers requests, in one line."""
     default = f"the default handler ({config.mode.name})"
-    if code is None or not (code.needs_worker or code.has_formatters or code.syntax_error):
+    if code is None or not (code.is_custom or code.has_formatters):
         return default
     if code.syntax_error:
         return f"{code.path}, which cannot be read: {code.syntax_error}"

@@ -51,6 +51,11 @@ class UserCode:
         """Something in it runs in the worker process."""
         return self.has_handler or self.is_script
 
+    @property
+    def is_custom(self) -> bool:
+        """A custom handler stands for it, if only to say that the file cannot be read."""
+        return self.needs_worker or bool(self.syntax_error)
+
 
 def find(model_dir: Path | None, entry_point: str | None, handler: str, warnings: list[str]) -> UserCode | None:
     """The user's file, read; None where there is none.

@@ -7,7 +7,6 @@ They run in this process, an input formatter before the payload is parsed and an
 
 import asyncio
 import inspect
-import itertools
 import json
 import logging
 import sys
@@ -15,12 +14,11 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from djl_python.service_loader import execute_file, find_decorated_function, forget, has_function_in_module
 from handlers.base import InferenceRequest, InferenceResponse
 from handlers.dict_access import with_dict_access
 from handlers.user_code import UserCode
@@ -31,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 _INLINE_S = 0.005
 """A formatter of single chunks that takes longer would be felt by every other stream."""
-_numbers = itertools.count()
+_PREFIX = "_lmi_formatters"
 
 
 class FormatterLoadError(Exception):
@@ -106,19 +104,19 @@ class UserFormatters:
         if loaded:
             self._adapters[name] = loaded
         elif loaded is not None:
-            _forget(loaded.module)
+            forget(loaded.module)
         return loaded is not None
 
     def replace_base(self, other: "UserFormatters") -> None:
         """From now on the model's formatters are those of `other`; the adapters keep theirs."""
         before, self._base = self._base, other._base
         if before:
-            _forget(before.module)
+            forget(before.module)
 
     def remove_adapter(self, name: str) -> None:
         """Forgets the adapter's code, if it has any."""
         if (removed := self._adapters.pop(name, None)) is not None:
-            _forget(removed.module)
+            forget(removed.module)
 
 
 class _Function:
@@ -272,48 +270,25 @@ class _Formatters:
 
 
 def _load(path: Path) -> _Formatters:
-    """Executes a file under a name of its own, as a package, so that relative imports find what lies beside it."""
-    name = f"_lmi_formatters_{next(_numbers)}"
-    loader = SourceFileLoader(name, str(path))
-    spec = spec_from_file_location(name, path, loader=loader, submodule_search_locations=[str(path.parent)])
-    assert spec is not None
-    module = module_from_spec(spec)
-    sys.modules[name] = module
+    """Executes a file under a name of its own; relative imports find what lies beside it."""
     try:
-        loader.exec_module(module)
-        return _found(module)
+        return _found(execute_file(str(path), str(path.parent), _PREFIX))
     except (Exception, SystemExit) as error:
-        _forget(name)
         raise FormatterLoadError(_told(error)) from error
 
 
 def _found(module: ModuleType) -> _Formatters:
     """The marked functions; where nothing is marked SageMaker's."""
-    reads, writes = _marked(module, "is_input_formatter"), _marked(module, "is_output_formatter")
+    reads, writes = (find_decorated_function(module, mark) for mark in ("is_input_formatter", "is_output_formatter"))
     is_lone = reads is None and writes is None
     if is_lone:
-        reads, writes = (_callable(module, name) for name in ("input_fn", "output_fn"))
+        names = ("input_fn", "output_fn")
+        reads, writes = (getattr(module, name) if has_function_in_module(module, name) else None for name in names)
     return _Formatters(
         InputFormatter(reads, is_lone) if reads is not None else None,
         OutputFormatter(writes, is_lone) if writes is not None else None,
         module.__name__,
     )
-
-
-def _marked(module: ModuleType, mark: str) -> Callable[..., Any] | None:
-    """The first marked function by alphabet."""
-    values = (_callable(module, name) for name in sorted(vars(module)))
-    return next((value for value in values if getattr(value, mark, None) is True), None)
-
-
-def _callable(module: ModuleType, name: str) -> Callable[..., Any] | None:
-    value = getattr(module, name, None)
-    return value if callable(value) else None
-
-
-def _forget(module: str) -> None:
-    for name in [name for name in sys.modules if name == module or name.startswith(f"{module}.")]:
-        del sys.modules[name]
 
 
 def _accepts(function: Callable[..., Any], keyword: str) -> bool:

@@ -102,7 +102,7 @@ class Assembly:
         self.health = Health(self)
         self.engine: Engine | None = None
         self.custom: CustomHandler | None = None
-        self._has_default = True
+        self._has_default = _has_default(setup)
 
     @property
     def is_dead(self) -> bool:
@@ -121,12 +121,9 @@ class Assembly:
         Raises:
             ConfigError: the user's code or the engine does not start.
         """
-        code = self._setup.code
-        is_script = code is not None and code.is_script
-        self._has_default = self._config.has_model and self._config.options.default_engine != "off" and not is_script
-        if code is not None and (code.needs_worker or code.syntax_error) and not self._has_default:
+        if not self._has_default:
             self._built_in.refuse("there is none beside this custom handler")
-        self._formatters = self._load_formatters(code)
+        self._formatters = self._load_formatters(self._setup.code)
         self.custom = await self._start_custom()
         if self.custom is not None and self.custom.is_direct:
             # As in LMI the hooks of a handler that is the entry point itself are all that is asked.
@@ -191,7 +188,7 @@ class Assembly:
 
     async def _start_custom(self) -> CustomHandler | None:
         code = self._setup.code
-        if code is None or not (code.needs_worker or code.syntax_error):
+        if code is None or not code.is_custom:
             return None
         default: Handler | None = handlers_of.late(self._built_in).default if self._has_default else None
         custom = handlers_of.custom(
@@ -204,7 +201,7 @@ class Assembly:
     def _on_death(self) -> None:
         metrics.CUSTOM_HANDLER_DEATHS.inc()
         custom = self.custom
-        if custom is not None and not custom.has_default and custom.num_deaths > self._config.server.retry_threshold:
+        if custom is not None and not self._has_default and custom.num_deaths > self._config.server.retry_threshold:
             self.health.fail()
 
     def _needs_engine_now(self) -> bool:
@@ -286,3 +283,11 @@ class Assembly:
 
     def _attach_waiting(self) -> Callable[[FastAPI], None]:
         return partial(waiting.attach, begin=self._built_in.begin, reason=lambda: self._built_in.failure)
+
+
+def _has_default(setup: Setup) -> bool:
+    """There is a default handler, or can be one; without a custom handler there always is."""
+    code, config = setup.code, setup.config
+    if code is None or not code.is_custom:
+        return True
+    return config.has_model and config.options.default_engine != "off" and not code.is_script

@@ -35,7 +35,7 @@ def run(
     Raises:
         ConfigError: there is no handler, it does not load, or a header cannot be read.
     """
-    if code is None or not (code.needs_worker or code.syntax_error):
+    if code is None or not code.is_custom:
         where = config.model_dir or "the model directory"
         text = f"{where} has no file with a function {config.options.handler!r}"
         raise ConfigError([Problem("NOT_FOUND", text, remedy="write model.py, or set option.entryPoint")])

@@ -8,6 +8,7 @@ whatever the user's code is doing, the processes that a `vllm.LLM` of its own st
 
 import asyncio
 import fcntl
+import importlib
 import logging
 import os
 import signal
@@ -17,7 +18,7 @@ import traceback
 from contextlib import suppress
 from types import ModuleType
 
-from handlers.worker.module import load
+from djl_python.service_loader import execute_file
 from handlers.worker.protocol import Frames, Loaded, LoadFailed, Start, to_worker
 from handlers.worker.runner import Runner
 from handlers.worker.wire import Lines, LogHandler, Wire
@@ -35,7 +36,7 @@ def main(socket_fd: int, leash_fd: int) -> int:
     _redirect_output(wire)
     sys.path[:0] = [start.directory, *start.path]
     try:
-        module = load(start.file, start.module, start.directory)
+        module = _load(start)
         missing = _missing(module, start)
         if missing:
             raise AttributeError(f"module {os.path.basename(start.file)!r} has no function {missing!r}")
@@ -50,6 +51,12 @@ def main(socket_fd: int, leash_fd: int) -> int:
     wire.send(Loaded(names))
     loop.run_until_complete(runner.serve(sock, loop, rest))
     return 0
+
+
+def _load(start: Start) -> ModuleType:
+    if start.module is not None:
+        return importlib.import_module(start.module)
+    return execute_file(start.file, start.directory)
 
 
 def _missing(module: ModuleType, start: Start) -> str:

@@ -2,12 +2,12 @@
 """A worker's own requests to the default handler, each a task of ours. Used by `supervisor.py`."""
 
 import asyncio
-import json
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 
 from handlers.base import InferenceRequest, InferenceResponse
+from handlers.worker.answers import error_body
 from handlers.worker.process import WorkerProcess
 from handlers.worker.protocol import WINDOW, Chunk, Inference, InferenceCancel, InferenceCredit, InferenceOpened
 from serving.errors import ServingError
@@ -69,10 +69,6 @@ class InferenceTasks:
                 error = ServingError("internal error; the server's log has the details")
             if not is_open:
                 send(InferenceOpened(number, int(error.http_status), {"content-type": "application/json"}))
-            send(Chunk(number, _error_body(error), True))
+            send(Chunk(number, error_body(str(error), int(error.http_status)) + b"\n", True))
         finally:
             del self._tasks[number], self._room[number]
-
-
-def _error_body(error: ServingError) -> bytes:
-    return json.dumps({"error": str(error), "code": int(error.http_status)}).encode() + b"\n"

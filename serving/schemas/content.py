@@ -4,14 +4,14 @@
 import csv
 import io
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
 from serving.errors import PayloadError
 
 _CSV_COLUMNS = ("question", "context", "inputs")
-
-_FORM = "application/x-www-form-urlencoded"
+FORM = "application/x-www-form-urlencoded"
 
 
 def decode(content_type: str | None, body: bytes) -> dict[str, Any]:
@@ -25,14 +25,12 @@ def decode(content_type: str | None, body: bytes) -> dict[str, Any]:
     Raises:
         PayloadError: not decodable, or a content type that is not supported.
     """
-    kind = _kind(content_type)
+    kind = kind_of(content_type)
     if _is_json(kind, body):
         return as_object(_json(body))
-    if kind == "text/plain":
-        return {"inputs": [_text(body)]}
-    if kind == "text/csv":
-        return {"inputs": _rows(_text(body))}
-    if kind == _FORM:
+    if kind in _LISTS:
+        return {"inputs": _LISTS[kind](_text(body))}
+    if kind == FORM:
         return {"inputs": _field(_text(body))}
     if kind == "application/octet-stream":
         return {"inputs": _text(body)}
@@ -45,14 +43,10 @@ def decode_any(content_type: str | None, body: bytes) -> Any:
     Raises:
         PayloadError: not decodable.
     """
-    kind = _kind(content_type)
+    kind = kind_of(content_type)
     if _is_json(kind, body):
         return _json(body)
-    if kind == "text/plain":
-        return {"inputs": [_text(body)]}
-    if kind == "text/csv":
-        return {"inputs": _rows(_text(body))}
-    return {"inputs": body}
+    return {"inputs": _LISTS[kind](_text(body)) if kind in _LISTS else body}
 
 
 def as_object(payload: Any) -> dict[str, Any]:
@@ -66,12 +60,13 @@ def as_object(payload: Any) -> dict[str, Any]:
     return payload
 
 
-def _kind(content_type: str | None) -> str:
+def kind_of(content_type: str | None) -> str:
+    """The type without its parameters, in lower case; JSON where there is none."""
     return (content_type or "application/json").split(";")[0].strip().lower()
 
 
 def _is_json(kind: str, body: bytes) -> bool:
-    return "json" in kind or (kind == _FORM and body.lstrip().startswith(b"{"))
+    return "json" in kind or (kind == FORM and body.lstrip().startswith(b"{"))
 
 
 def _json(body: bytes) -> Any:
@@ -102,3 +97,7 @@ def _rows(text: str) -> list[Any]:
         columns = ", ".join(_CSV_COLUMNS)
         raise PayloadError(f"Input parsing failed: a CSV needs a header with one of {columns}, and rows")
     return [row["inputs"] for row in rows] if "inputs" in rows[0] else rows
+
+
+_LISTS: Mapping[str, Callable[[str], list[Any]]] = {"text/plain": lambda text: [text], "text/csv": _rows}
+"""Content types that hold several prompts, or one that LMI takes for a list of one."""

@@ -7,11 +7,12 @@ from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
 
 from serving.errors import PayloadError
+from serving.schemas.content import FORM, kind_of
 
 
 def is_form(content_type: str | None) -> bool:
     """The type says that the body is a form, of either kind."""
-    return _kind(content_type).startswith(("multipart/", "application/x-www-form-urlencoded"))
+    return _is_multipart(content_type) or kind_of(content_type) == FORM
 
 
 async def fields(headers: Mapping[str, str], body: bytes) -> list[tuple[str, bytes]]:
@@ -25,9 +26,8 @@ async def fields(headers: Mapping[str, str], body: bytes) -> list[tuple[str, byt
         yield body
         yield b""
 
-    is_multipart = _kind(headers.get("content-type")).startswith("multipart/")
     parser: MultiPartParser | FormParser
-    if is_multipart:
+    if _is_multipart(headers.get("content-type")):
         # The body is in memory already, and its length was limited.
         parser = MultiPartParser(Headers(headers), pieces(), max_part_size=len(body) + 1)
     else:
@@ -44,5 +44,5 @@ async def fields(headers: Mapping[str, str], body: bytes) -> list[tuple[str, byt
     return found
 
 
-def _kind(content_type: str | None) -> str:
-    return (content_type or "").strip().lower()
+def _is_multipart(content_type: str | None) -> bool:
+    return kind_of(content_type).startswith("multipart/")

@@ -4,7 +4,6 @@
 import os
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 
 import httpx
@@ -14,6 +13,7 @@ import pytest
 from serving import demo
 from tests.conftest import ROOT
 from tests.e2e.process import LmiProcess
+from tests.processes import left_after
 
 pytestmark = pytest.mark.engine
 QUESTION = "What is LoRA?"
@@ -60,12 +60,5 @@ def test_nothing_is_left(served: LmiProcess) -> None:
     assert [one for one in below if any("EngineCore" in word for word in one.cmdline())]
     served.signal(signal.SIGTERM)
     assert served.wait(30) == 0
-    deadline = time.monotonic() + 5
-    while (left := [one.pid for one in below if _is_alive(one)]) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert left == []
+    assert left_after(below, 5) == []
     assert not os.path.exists(f"/proc/{served.process.pid}")
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

@@ -16,6 +16,7 @@ import pytest
 
 from serving import demo
 from tests.e2e.process import LmiProcess, metric
+from tests.processes import left_after
 
 pytestmark = pytest.mark.long
 QUESTION = "What is LoRA?"
@@ -190,12 +191,5 @@ def test_nothing_is_left(server: LmiProcess) -> None:
     below = [worker, *worker.children(recursive=True)]
     server.signal(15)  # type: ignore[arg-type]
     assert server.wait(40) == 0
-    deadline = time.monotonic() + 5
-    while any(_is_alive(one) for one in below) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert [one.pid for one in below if _is_alive(one)] == []
+    assert left_after(below, 5) == []
     assert not os.path.exists(f"/proc/{server.process.pid}")
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE

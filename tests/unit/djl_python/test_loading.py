@@ -2,6 +2,7 @@
 """Loading a `model.py`: how often it runs, what it can import, which of its functions are found."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -243,3 +244,14 @@ def test_custom_handler_service(tmp_path: Path) -> None:
     assert asyncio.run(answer("x = 1")) is None
     empty = CustomHandlerService({"model_dir": str(tmp_path / "absent")})
     assert (empty.custom_handler, empty.initialized) == (None, False)
+
+
+def test_saved_twice_in_one_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's cache of compiled files would take the second for the first: same second, same size."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    values = []
+    for value in (1, 2):
+        path = Path(write(tmp_path, f"VALUE = {value}\n")) / "model.py"
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+        values.append(vars(load_model_service(str(tmp_path), "model.py", None).module)["VALUE"])
+    assert values == [1, 2]

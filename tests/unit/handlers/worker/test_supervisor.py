@@ -22,6 +22,7 @@ from handlers.worker.process import CallFailed, CallTimedOut, LoadError, WorkerD
 from handlers.worker.protocol import WINDOW, Opened, Reply, Start
 from handlers.worker.supervisor import Supervisor, WorkerDown, WorkerRequest
 from serving.errors import PayloadError
+from tests.processes import is_alive
 
 pytestmark = pytest.mark.pure
 ROOT = Path(__file__).parents[4]
@@ -177,14 +178,7 @@ async def test_death(tmp_path: Path, kind: str, death: str) -> None:
         await until(lambda: supervisor.is_up)
         assert (await call(supervisor))["calls"] == 1
         assert supervisor.num_deaths == len(deaths) == 1
-        assert not [pid for pid in (first["pid"], first["child"]) if _is_alive(pid)]
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+        assert not [pid for pid in (first["pid"], first["child"]) if is_alive(pid)]
 
 
 async def test_death_ends_every_call_and_stream(tmp_path: Path) -> None:
@@ -474,10 +468,10 @@ async def handle(inputs): return Output()
     ) as server:
         assert server.stdout is not None
         pids = [int(server.stdout.readline()), int((tmp_path / "child").read_text())]
-        assert [pid for pid in pids if _is_alive(pid)] == pids
+        assert [pid for pid in pids if is_alive(pid)] == pids
         server.send_signal(signal.SIGKILL)
         server.wait()
-    await until(lambda: not any(_is_alive(pid) for pid in pids), 2)
+    await until(lambda: not any(is_alive(pid) for pid in pids), 2)
 
 
 async def test_queue_is_no_reason_to_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
