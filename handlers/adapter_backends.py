@@ -90,9 +90,8 @@ class EngineBackend:
     async def update(self, change: "Change", before: "Adapter", after: "Adapter") -> str:
         """Loads or unloads the weights where `preload` changes, pins where `pin` does."""
         if before.preload and not after.preload:
-            await self._engine.loras.unload(after.name)
-            self._engine.loras.offer(after.name, Path(after.src))
-        elif after.preload and after.name not in self._engine.loras.sources:
+            await self._engine.loras.offer(after.name, Path(after.src))
+        elif after.preload and (not before.preload or before.failure):
             await self._load_weights(after)
         elif after.pin and not before.pin:
             await self._engine.loras.pin(after.name)
@@ -107,7 +106,7 @@ class EngineBackend:
 
     async def _load_weights(self, adapter: "Adapter") -> None:
         if not adapter.preload:
-            self._engine.loras.offer(adapter.name, Path(adapter.src))
+            await self._engine.loras.offer(adapter.name, Path(adapter.src))
             return
         await self._engine.loras.load(adapter.name, Path(adapter.src))
         if adapter.pin:

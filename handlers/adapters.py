@@ -103,7 +103,7 @@ class AdapterRegistry:
         known = {
             name: adapter
             for name, adapter in self._adapters.items()
-            if loaded is None or adapter.failure or not adapter.preload or name in loaded
+            if loaded is None or adapter.failure or name in loaded
         }
         others = {name: Adapter(name, src) for name, src in (loaded or {}).items() if name not in known}
         return [adapter for _, adapter in sorted((known | others).items())]

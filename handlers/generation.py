@@ -54,7 +54,7 @@ class EngineHandler:
         """
         if not self._formatters.has_input:
             payload = content.decode(request.content_type, request.body)
-            adapter = await self._adapter_of(request, payload)
+            adapter = self._adapter_of(request, payload)
         else:
             payload, adapter = await self._read_formatted(request)
         if adapter:
@@ -68,7 +68,7 @@ class EngineHandler:
             payload = content.decode_any(request.content_type, request.body)
         except PayloadError as error:
             fault = error
-        adapter = await self._adapter_of(request, payload if isinstance(payload, dict) else {})
+        adapter = self._adapter_of(request, payload if isinstance(payload, dict) else {})
         speaker = self._speaker(adapter, payload)
         formatter = self._formatters.input_for(speaker)
         if fault is not None and (formatter is None or not formatter.is_lone):
@@ -78,12 +78,12 @@ class EngineHandler:
         made = await formatter.apply(request, payload, self._engine.tokenizer)
         if speaker in self._engine.loras.sources:
             made.setdefault("model", speaker)
-        return made, adapter or (await self._adapter_of(request, made) if formatter.is_lone else "")
+        return made, adapter or (self._adapter_of(request, made) if formatter.is_lone else "")
 
-    async def _adapter_of(self, request: InferenceRequest, payload: dict[str, Any]) -> str:
+    def _adapter_of(self, request: InferenceRequest, payload: dict[str, Any]) -> str:
         """The adapter that the request names, which is taken out of `payload`; empty for the base model."""
         adapter = adapter_of(request, payload)
-        if adapter and not await self._engine.loras.has(adapter):
+        if adapter and adapter not in self._engine.loras.sources:
             raise AdapterNotFound(adapter, list(self._engine.loras.sources))
         return adapter
 

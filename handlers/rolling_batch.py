@@ -60,9 +60,9 @@ class RollingBatchHandler(generation.EngineHandler):
             return bedrock.parse(payload, request.headers.get(_FORWARDED_API) == _STREAMING_API)
         return dispatch.parse(payload, self._defaults)
 
-    async def _adapter_of(self, request: InferenceRequest, payload: dict[str, Any]) -> str:
+    def _adapter_of(self, request: InferenceRequest, payload: dict[str, Any]) -> str:
         adapter = adapter_of(request, payload) if self._has_adapters else ""
-        if adapter and not await self._engine.loras.has(adapter):
+        if adapter and adapter not in self._engine.loras.sources:
             raise PayloadError(f"Input parsing failed: Adapter {adapter} is not registered")
         return adapter
 

@@ -31,6 +31,6 @@ class TgiHandler(generation.EngineHandler):
         else:
             parsed = tgi.parse(payload, self._stream, "tgi")
         adapter = parsed.generations[0].model
-        if adapter and not await self._engine.loras.has(adapter):
+        if adapter and adapter not in self._engine.loras.sources:
             raise PayloadError(f"adapter `{adapter}` is not loaded; loaded are {sorted(self._engine.loras.sources)}")
         return await generation.answer(self._engine, parsed, request.request_id)

@@ -66,33 +66,31 @@ class FakeLoras:
     """Adapters that load unless their directory has a file `broken`; `full` has no room for a pinned one.
 
     Attributes:
-        sources: name to directory of what is loaded.
+        sources: name to directory of what requests may name.
+        loaded: names of what was not only offered.
         pinned: names that keep their slot.
     """
 
     def __init__(self, names: Sequence[str]):
         self.sources = {name: f"/adapters/{name}" for name in names}
-        self.offered: dict[str, Path] = {}
+        self.loaded = set(names)
         self.pinned: set[str] = set()
         self.is_full = False
 
-    async def load(self, name: str, path: Path) -> None:
+    async def load(self, name: str, path: Path, is_3d_weight: bool = False) -> None:
+        await self.offer(name, path)
+        self.loaded.add(name)
+
+    async def offer(self, name: str, path: Path) -> None:
         await asyncio.sleep(0)
         if (path / "broken").exists():
             raise AdapterRefused((path / "broken").read_text())
         self.sources[name] = str(path)
-
-    def offer(self, name: str, path: Path) -> None:
-        self.offered[name] = path
-
-    async def has(self, name: str) -> bool:
-        if name in self.offered and name not in self.sources:
-            await self.load(name, self.offered[name])
-        return name in self.sources
+        self.loaded.discard(name)
 
     async def unload(self, name: str) -> None:
-        self.offered.pop(name, None)
         self.sources.pop(name, None)
+        self.loaded.discard(name)
         self.pinned.discard(name)
 
     async def pin(self, name: str) -> None:

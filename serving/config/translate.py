@@ -47,8 +47,6 @@ def engine_arguments(
         "tensor_parallel_size": devices.tensor_parallel_size(
             lmi.tensor_parallel_degree, lmi.pipeline_parallel_degree, passed, host
         ),
-        # vLLM's CPU kernels give rows without an adapter the one in the last slot, so that slot must stay empty.
-        "max_loras": lmi.max_loras + (1 if lmi.enable_lora and host.device_count == 0 else 0),
     }
 
 

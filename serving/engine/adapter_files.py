@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 _CONFIG = "adapter_config.json"
 _SAFETENSORS = "adapter_model.safetensors"
 _PICKLES = ("adapter_model.bin", "adapter_model.pt")
+FILES = (_CONFIG, _SAFETENSORS, *_PICKLES)
+"""What vLLM reads of an adapter's directory."""
 _INDEX = "model.safetensors.index.json"
 _REQUIRED = ("r", "lora_alpha", "target_modules")
 _UNSUPPORTED = {

@@ -31,11 +31,16 @@ class Loras(Protocol):
 
     @property
     def sources(self) -> Mapping[str, str]:
-        """Name to directory of the adapters that are loaded."""
+        """Name to directory of the adapters that requests may name."""
         ...
 
-    async def load(self, name: str, path: Path) -> None:
-        """Takes an adapter up; from then on requests may name it.
+    async def load(self, name: str, path: Path, is_3d_weight: bool = False) -> None:
+        """Takes an adapter up; from then on requests may name it. Takes the place of one of the same name.
+
+        Args:
+            name: as requests name it.
+            path: its directory.
+            is_3d_weight: the experts of a layer are stored in one tensor, as vLLM's `is_3d_lora_weight`.
 
         Raises:
             AdapterRefused: it does not load, with the reason.
@@ -43,15 +48,11 @@ class Loras(Protocol):
         """
         ...
 
-    def offer(self, name: str, path: Path) -> None:
-        """Takes note of an adapter that is loaded when a request names it."""
-        ...
-
-    async def has(self, name: str) -> bool:
-        """Requests may name this adapter; one that was only offered is loaded now.
+    async def offer(self, name: str, path: Path) -> None:
+        """Lets requests name an adapter, which the first of them loads.
 
         Raises:
-            PayloadError: it was offered and does not load.
+            AdapterRefused: its files show that it does not load.
         """
         ...
 

@@ -1,31 +1,47 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mends two functions of vLLM 0.32's CPU build that speculative decoding needs (docs/decisions/0006).
+"""Mends functions of vLLM 0.32's CPU build: two of speculative decoding (docs/decisions/0006), three of LoRA (0010).
 
-Without them a sampled request with guessed tokens reads memory that nobody wrote, and the engine dies of it. vLLM calls
-`register` in each of its processes, as a plug-in of the group `vllm.general_plugins` (`pyproject.toml`).
+Without the first a sampled request with guessed tokens reads memory that nobody wrote, and the engine dies of it.
+Without the others a row of the base model gets the weights of an adapter. vLLM calls `register` in each of its
+processes, as a plug-in of the group `vllm.general_plugins` (`pyproject.toml`).
 """
 
+from collections.abc import Callable
 from typing import Any
+
+_LORA_KERNELS = ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice")
+_MARK = "_lmi_mended"
 
 
 def register() -> None:
-    """Puts both functions in place; on any other platform, and the second time, does nothing."""
+    """Puts the functions in place; on any other platform, and the second time, does nothing."""
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
         return
+    from vllm.lora.ops.torch_ops import lora_ops
+    from vllm.lora.punica_wrapper import punica_cpu
     from vllm.utils import cpu_triton_utils
     from vllm.v1.sample.ops import topk_topp_sampler
 
     cpu_triton_utils._expand_kernel_impl = expand
-    upstream = topk_topp_sampler.apply_top_k_only
-    if upstream.__name__ != top_k_only.__name__:
+    _mend(topk_topp_sampler, "apply_top_k_only", top_k_only)
+    for name in _LORA_KERNELS:
+        _mend(lora_ops, name, with_adapter_only)
+        _mend(punica_cpu, name, with_adapter_only)
 
-        def top_k_only_of_some(logits: Any, k: Any) -> Any:
-            return top_k_only(upstream, logits, k)
 
-        top_k_only_of_some.__name__ = top_k_only.__name__
-        topk_topp_sampler.apply_top_k_only = top_k_only_of_some
+def _mend(module: Any, name: str, mended: Callable[..., Any]) -> None:
+    """Has `mended` called in place of a function, with that function before its arguments."""
+    upstream = getattr(module, name)
+    if hasattr(upstream, _MARK):
+        return
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        return mended(upstream, *args, **kwargs)
+
+    setattr(function, _MARK, True)
+    setattr(module, name, function)
 
 
 def expand(
@@ -50,3 +66,20 @@ def expand(
 def top_k_only(upstream: Any, logits: Any, k: Any) -> Any:
     """`upstream`, which takes a maximum, unless there is no row to take it of: no token was guessed in this step."""
     return upstream(logits, k) if logits.shape[0] else logits
+
+
+def with_adapter_only(
+    upstream: Callable[..., Any], inputs: Any, weights: Any, output: Any, indices: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """`upstream`, one of `_LORA_KERNELS`, to which the index -1 of a row without an adapter means the last slot.
+
+    Args:
+        upstream: multiplies each row with the weights of its slot.
+        inputs: (rows, features); those of rows without an adapter count as zeros.
+        weights: (slots, outputs, features), or with a dimension of 1 behind the first.
+        output: (rows, outputs); written, or added to.
+        indices: (rows,), each row's slot.
+        *args: whatever else it takes.
+        **kwargs: the same, by name.
+    """
+    return upstream(inputs.masked_fill((indices < 0).unsqueeze(1), 0), weights, output, indices, *args, **kwargs)

@@ -15,7 +15,6 @@ from contextlib import aclosing, contextmanager
 from functools import partial
 from http import HTTPStatus
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -37,7 +36,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from serving.config.limits import Limits
-from serving.engine import vllm_app
+from serving.engine import vllm_app, vllm_loras
 from serving.engine.base import ModelFacts
 from serving.engine.child_output import ChildOutput
 from serving.engine.chunks import Vocabulary, chunk
@@ -111,15 +110,10 @@ class VllmEngine:
             self._client = await asyncio.to_thread(self._launch) if beside_requests else self._launch()
             await self._client.reset_mm_cache()
             self.tasks = tuple(await self._client.get_supported_tasks())
-            self.gate = EngineGate(self._client, self._model_name, GracefulHTTPError)
+            loras = vllm_loras.lora_gate(self._client, self._args)
+            self.gate = EngineGate(self._client, self._model_name, GracefulHTTPError, loras)
             self.state = await vllm_app.build_state(self.gate, self._args, self.tasks)
-            self.loras = VllmLoras(
-                self.state.openai_serving_models,
-                self._client,
-                self.gate,
-                self._args.max_lora_rank,
-                Path(self._client.model_config.model),
-            )
+            self.loras = VllmLoras(self.state.openai_serving_models, self._client, self.gate)
             if "generate" in self.tasks:
                 self._vocabulary = self._read_vocabulary()
                 await self._warm_up()

@@ -1,26 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """LoRA adapters in vLLM's engine, behind the `Loras` protocol. Part of `vllm_engine.py`, which makes it.
 
-vLLM's own table of adapters (`lora_requests`) is the truth about what is loaded; its routes change it, too.
+vLLM's own table of adapters (`lora_requests`) says which ones requests may name, on every route. What they do to the
+engine passes the gate.
 """
 
-import asyncio
 import re
+from argparse import Namespace
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from vllm.entrypoints.serve.engine.protocol import ErrorResponse
-from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest, UnloadLoRAAdapterRequest
+from vllm.lora.request import LoRARequest
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from serving.engine import adapter_files
 from serving.engine.gate import EngineGate
-from serving.errors import AdapterRefused, AdapterSlotsExhausted, EngineDead, PayloadError, ServingError
+from serving.engine.lora_gate import LoraGate
+from serving.engine.lora_slots import LoraSlots
+from serving.errors import AdapterRefused, AdapterSlotsExhausted, EngineDead, ServingError
 
 _WORKER_ERROR = re.compile(r"Worker failed with error '(.*)', please check", re.DOTALL)
 _NO_SLOTS = ("No free lora slots", "greater than the number of GPU LoRA slots", "All items are pinned")
+
+
+def lora_gate(client: Any, args: Namespace) -> LoraGate:
+    """What the gate is to know of adapters, before the first one is loaded."""
+    checker = _Checker(args.max_lora_rank, Path(client.model_config.model))
+    return LoraGate(checker, partial(_add, client), LoraSlots(args.max_loras))
 
 
 class VllmLoras:
@@ -29,87 +37,90 @@ class VllmLoras:
     Args:
         models: vLLM's table of models and adapters.
         client: vLLM's engine client.
-        gate: knows which requests are under way.
-        max_rank: the largest rank that the engine was started for.
-        model_dir: the base model, if it is on disk.
+        gate: around it; knows which requests are under way.
     """
 
-    def __init__(self, models: Any, client: Any, gate: EngineGate, max_rank: int, model_dir: Path):
+    def __init__(self, models: Any, client: Any, gate: EngineGate):
         self._models = models
         self._client = client
         self._gate = gate
-        self._max_rank = max_rank
-        self._model_dir = model_dir
-        self._offered: dict[str, Path] = {}
-        self._loading = asyncio.Lock()
-        self._forget = models.unload_lora_adapter
-        # vLLM's routes forget the name alone; through this they free the engine's memory as well.
-        models.unload_lora_adapter = self._unload
 
     @property
     def sources(self) -> Mapping[str, str]:
         """As `Loras.sources`."""
         return {name: request.lora_path for name, request in self._models.lora_requests.items()}
 
-    async def load(self, name: str, path: Path) -> None:
-        """As `Loras.load`. The files are checked first: the engine takes wrong shapes in silence."""
-        await asyncio.to_thread(self._check, path)
-        request = LoadLoRAAdapterRequest(lora_name=name, lora_path=str(path))
-        try:
-            result = await self._models.load_lora_adapter(request)
-        except EngineDeadError:
-            raise EngineDead from None
-        if isinstance(result, ErrorResponse):
-            raise _error(result.error.message)
+    async def load(self, name: str, path: Path, is_3d_weight: bool = False) -> None:
+        """As `Loras.load`."""
+        request = self._request(name, path, is_3d_weight)
+        await self._gate.add_lora(request)
+        await self._replace(request)
 
-    def offer(self, name: str, path: Path) -> None:
+    async def offer(self, name: str, path: Path) -> None:
         """As `Loras.offer`."""
-        self._offered[name] = path
-
-    async def has(self, name: str) -> bool:
-        """As `Loras.has`."""
-        loaded = self._models.lora_requests
-        if name in self._offered and name not in loaded:
-            async with self._loading:
-                if name in self._offered and name not in loaded:
-                    try:
-                        await self.load(name, self._offered[name])
-                    except (AdapterRefused, AdapterSlotsExhausted) as error:
-                        raise PayloadError(f"Input parsing failed: {error}") from None
-        return name in loaded
+        request = self._request(name, path)
+        await self._gate.loras.offer(request)
+        await self._replace(request)
 
     async def unload(self, name: str) -> None:
         """As `Loras.unload`."""
-        self._offered.pop(name, None)
-        if name in self._models.lora_requests:
-            result = await self._unload(UnloadLoRAAdapterRequest(lora_name=name))
-            if isinstance(result, ErrorResponse):
-                raise _error(result.error.message)
+        if (known := self._models.lora_requests.pop(name, None)) is not None:
+            await self._retire(known)
 
     async def pin(self, name: str) -> None:
         """As `Loras.pin`."""
         request = self._models.lora_requests.get(name)
         if request is None:
             raise AdapterRefused(f"Adapter {name} not registered.")
+        number, slots = request.lora_int_id, self._gate.loras.slots
+        if slots.is_pinned(number):
+            return
+        needs_other = any(
+            not slots.is_pinned(other.lora_int_id)
+            for other in self._models.lora_requests.values()
+            if other is not request
+        )
+        if slots.num_free < (2 if needs_other else 1):
+            raise AdapterSlotsExhausted(
+                f"No free lora slots: {name} cannot be pinned beside the other pinned ones without leaving none for "
+                "those that are not. Raise option.max_loras."
+            )
+        await slots.pin(number)
         try:
             # The engine may have let go of it for others; only what it holds can be pinned.
-            await self._client.add_lora(request)
-            await self._client.pin_lora(request.lora_int_id)
-        except EngineDeadError:
-            raise EngineDead from None
-        except Exception as error:  # the engine's process reports whatever it was as a bare exception
-            raise _error(str(error)) from None
+            await self._gate.add_lora(request)
+            await _translated(self._client.pin_lora(number))
+        except BaseException:
+            slots.unpin(number)
+            raise
 
-    async def _unload(self, request: UnloadLoRAAdapterRequest) -> ErrorResponse | str:
-        known = self._models.lora_requests.get(request.lora_name)
-        result: ErrorResponse | str = await self._forget(request)
-        if known is not None and not isinstance(result, ErrorResponse):
-            # A request that is still under way would have the engine load it again, from files that may be gone.
-            await self._gate.without_adapter(known.lora_int_id)
-            await self._client.remove_lora(known.lora_int_id)
-        return result
+    def _request(self, name: str, path: Path, is_3d_weight: bool = False) -> LoRARequest:
+        if self._models.is_base_model(name):
+            raise AdapterRefused(f"{name} is a name of the base model; choose another one.")
+        number = self._models.lora_id_counter.inc(1)
+        return LoRARequest(name, number, str(path), is_3d_lora_weight=is_3d_weight)
 
-    def _check(self, path: Path) -> None:
+    async def _replace(self, request: LoRARequest) -> None:
+        before = self._models.lora_requests.get(request.lora_name)
+        self._models.lora_requests[request.lora_name] = request
+        if before is not None:
+            await self._retire(before)
+
+    async def _retire(self, request: LoRARequest) -> None:
+        """Takes an adapter out of the engine, which a request under way would have load it again."""
+        await self._gate.without_lora(request.lora_int_id)
+        await _translated(self._client.remove_lora(request.lora_int_id))
+        self._gate.loras.slots.unpin(request.lora_int_id)
+
+
+class _Checker:
+    """Checks the files of adapters for one model. The engine takes wrong shapes in silence."""
+
+    def __init__(self, max_rank: int, model_dir: Path):
+        self._max_rank = max_rank
+        self._model_dir = model_dir
+
+    def __call__(self, path: Path) -> None:
         adapter_files.check(path, self._max_rank, self._base_shapes)
 
     @cached_property
@@ -117,8 +128,21 @@ class VllmLoras:
         return adapter_files.base_shapes(self._model_dir)
 
 
+async def _add(client: Any, request: LoRARequest) -> Any:
+    return await _translated(client.add_lora(request))
+
+
+async def _translated(call: Any) -> Any:
+    """What the engine's process answers about an adapter, its failure as one of ours."""
+    try:
+        return await call
+    except EngineDeadError:
+        raise EngineDead from None
+    except Exception as error:  # the engine's process reports whatever it was as a bare exception
+        raise _error(str(error)) from None
+
+
 def _error(text: str) -> ServingError:
-    """What vLLM, or its engine's process, says about an adapter."""
     if match := _WORKER_ERROR.search(text):
         text = match[1]
     kind = AdapterSlotsExhausted if any(sign in text for sign in _NO_SLOTS) else AdapterRefused

@@ -279,14 +279,6 @@ def test_cache_on_a_cpu(memory_bytes: int, argv: list[str], env: dict[str, str],
 
 
 @pytest.mark.parametrize(
-    ("num_gpus", "enable_lora", "max_loras"), [(0, "true", 3), (0, "false", 2), (1, "true", 2), (1, "false", 2)]
-)
-def test_adapter_slots_of_the_engine(num_gpus: int, enable_lora: str, max_loras: int) -> None:
-    config = resolved(host=Host(device_count=num_gpus), OPTION_ENABLE_LORA=enable_lora, OPTION_MAX_LORAS="2")
-    assert (config.options.max_loras, config.vllm_arguments["max_loras"]) == (2, max_loras)
-
-
-@pytest.mark.parametrize(
     ("host", "argv", "enforce_eager", "disabled"),
     [
         (Host(can_compile=False), [], True, "1"),

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two functions of vLLM that are mended on CPU are there, are wrong without us, and right with us."""
+"""The functions of vLLM that are mended on CPU are there, are wrong without us, and right with us."""
 
 from importlib.metadata import entry_points
+from types import ModuleType
 
 import pytest
 import torch
+from vllm.lora.ops.torch_ops import lora_ops
+from vllm.lora.punica_wrapper import punica_cpu
 from vllm.platforms import current_platform
 from vllm.utils import cpu_triton_utils
 from vllm.v1.sample.ops import topk_topp_sampler
@@ -22,6 +25,9 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registered twice, as vLLM may do, and undone after the test."""
     monkeypatch.setattr(cpu_triton_utils, "_expand_kernel_impl", cpu_triton_utils._expand_kernel_impl)
     monkeypatch.setattr(topk_topp_sampler, "apply_top_k_only", topk_topp_sampler.apply_top_k_only)
+    for name in cpu_kernels._LORA_KERNELS:
+        monkeypatch.setattr(lora_ops, name, getattr(lora_ops, name))
+        monkeypatch.setattr(punica_cpu, name, getattr(punica_cpu, name))
     cpu_kernels.register()
     cpu_kernels.register()
 
@@ -50,3 +56,22 @@ def test_top_k(rows: int) -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0]] * rows).reshape(rows, 3)
     kept = topk_topp_sampler.apply_top_k_top_p(logits, torch.full((rows,), 2, dtype=torch.int32), None)
     assert kept.tolist() == [[float("-inf"), 3.0, 2.0]] * rows
+
+
+@pytest.mark.parametrize("module", [lora_ops, punica_cpu])
+@pytest.mark.parametrize("name", cpu_kernels._LORA_KERNELS)
+def test_row_without_adapter(module: ModuleType, name: str) -> None:
+    """The middle row has none, and slot 2 of 3 is taken by an adapter of ones."""
+    weights = torch.stack([torch.zeros(2, 4), torch.full((2, 4), 2.0), torch.ones(2, 4)])
+    output = torch.zeros(3, 2)
+    rest = (0, 2) if name == "bgmv_expand_slice" else ()
+    getattr(module, name)(torch.ones(3, 4), weights, output, torch.tensor([1, -1, 2]), *rest)
+    assert output.tolist() == [[8, 8], [0, 0], [4, 4]]
+
+
+def test_rows_of_a_prefill() -> None:
+    """Where vLLM counts by sequence, it calls the same functions."""
+    output = torch.zeros(3, 2)
+    args = torch.tensor([0, 2]), torch.tensor([2, 1]), torch.tensor([-1, 0]), 2, 2, 3
+    lora_ops.sgmv_shrink(torch.ones(3, 4), torch.ones(1, 2, 4), output, *args, 1.0)
+    assert output.tolist() == [[0, 0], [0, 0], [4, 4]]

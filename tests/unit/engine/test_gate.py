@@ -5,12 +5,17 @@ import asyncio
 from collections.abc import AsyncGenerator
 from http import HTTPStatus
 from pathlib import Path
-from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from serving.config.limits import Limits
+from serving.engine import lora_gate
 from serving.engine.gate import EngineGate
+from serving.engine.lora_gate import LoraGate
+from serving.engine.lora_slots import LoraSlots
+from serving.errors import AdapterSlotsExhausted
+from tests.unit.engine.test_lora_gate import LoraRequest
 
 pytestmark = pytest.mark.pure
 
@@ -37,8 +42,31 @@ class Client:
             self.has_ended = True
 
 
-def gate(client: Client, num_in_flight: int = 10, first_output_s: float = 60, gap_s: float = 60) -> EngineGate:
-    opened = EngineGate(client, "m", Refused)
+def loras(failure: Exception | None = None) -> LoraGate:
+    """Two slots."""
+
+    async def add(request: LoraRequest) -> bool:
+        if failure:
+            raise failure
+        return True
+
+    return LoraGate(lambda path: None, add, LoraSlots(2))
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> LoraRequest:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    return LoraRequest("a1", 1, str(tmp_path))
+
+
+def gate(
+    client: Client,
+    num_in_flight: int = 10,
+    first_output_s: float = 60,
+    gap_s: float = 60,
+    failure: Exception | None = None,
+) -> EngineGate:
+    opened = EngineGate(client, "m", Refused, loras(failure))
     opened.limits = Limits(num_in_flight, first_output_s, gap_s, 60)
     return opened
 
@@ -150,7 +178,7 @@ async def test_client_that_leaves_while_it_is_late() -> None:
 
 
 async def test_no_limits_while_starting() -> None:
-    opened = EngineGate(Client(0.4), "m", Refused)
+    opened = EngineGate(Client(0.4), "m", Refused, loras())
     assert [output async for output in opened.generate("x")] == ["x"]
 
 
@@ -159,32 +187,68 @@ async def test_everything_else_is_the_clients() -> None:
 
 
 class LoraClient(Client):
-    async def generate(self, prompt: str, lora_request: object = None) -> AsyncGenerator[str]:
+    async def generate(self, prompt: str, lora_request: LoraRequest | None = None) -> AsyncGenerator[str]:
         async for item in super().generate(prompt):
             yield item
 
 
-async def test_adapter_is_given_up_after_its_last_request(tmp_path: Path) -> None:
+async def test_adapter_is_given_up_after_its_last_request(adapter: LoraRequest) -> None:
     opened = gate(LoraClient(0, 0.5))
-    adapter = SimpleNamespace(lora_int_id=3, lora_name="a", lora_path=str(tmp_path))
+    await opened.add_lora(adapter)
     outputs, other = opened.generate("x", lora_request=adapter), opened.generate("x")
     assert [await anext(outputs), await anext(other)] == ["x", "x"]
-    waiting = asyncio.create_task(opened.without_adapter(3))
+    waiting = asyncio.create_task(opened.without_lora(adapter.lora_int_id))
     await asyncio.sleep(0.1)
     assert not waiting.done()
     await outputs.aclose()
     await asyncio.wait_for(waiting, 1)
     assert opened.num_in_flight == 1
     await other.aclose()
-    with pytest.raises(Refused, match="adapter a was unloaded"):
+    with pytest.raises(Refused, match="adapter a1 was unloaded"):
         opened.generate("x", lora_request=adapter)
 
 
-async def test_adapter_whose_files_are_gone(tmp_path: Path) -> None:
+async def test_adapter_whose_files_are_gone(adapter: LoraRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine would die of loading it again."""
+    monkeypatch.setattr(lora_gate, "_TRUSTED_S", 0)
     opened = gate(LoraClient(0))
-    adapter = SimpleNamespace(lora_int_id=3, lora_name="a", lora_path=str(tmp_path / "gone"))
+    await opened.add_lora(adapter)
+    Path(adapter.lora_path, "adapter_config.json").unlink()
     with pytest.raises(Refused) as raised:
         opened.generate("x", lora_request=adapter)
-    assert raised.value.args == (f"the files of adapter a are gone: {tmp_path}/gone", HTTPStatus.FAILED_DEPENDENCY)
+    text, status = raised.value.args
+    assert text.startswith(f"the files of adapter a1 are gone or changed: {adapter.lora_path}; ")
+    assert (status, opened.num_in_flight) == (HTTPStatus.FAILED_DEPENDENCY, 0)
+
+
+async def test_offered_adapter_that_does_not_load(adapter: LoraRequest) -> None:
+    opened = gate(LoraClient(0), failure=AdapterSlotsExhausted("No free lora slots"))
+    await opened.loras.offer(adapter)
+    outputs = opened.generate("x", lora_request=adapter)
+    with pytest.raises(Refused) as raised:
+        await anext(outputs)
+    assert raised.value.args == ("No free lora slots", HTTPStatus.FAILED_DEPENDENCY)
     assert opened.num_in_flight == 0
+
+
+async def test_wait_for_a_slot(adapter: LoraRequest) -> None:
+    """It counts as in flight, is bounded like any other wait, and ends with the request that has the slot."""
+    opened = gate(LoraClient(0, 0), first_output_s=0.5)
+    numbers = [1, 2, 3]
+    requests = [msgspec.structs.replace(adapter, lora_int_id=number, lora_name=f"a{number}") for number in numbers]
+    for request in requests:
+        await opened.add_lora(request)
+    await opened.loras.slots.pin(1)
+    first, second, third = (opened.generate("x", lora_request=request) for request in (requests[1], *requests[1:]))
+    pinned = opened.generate("x", lora_request=requests[0])
+    assert [await anext(one) for one in (first, second, pinned)] == ["x"] * 3
+    with pytest.raises(Refused, match="no output within"):
+        await anext(third)
+    again = opened.generate("x", lora_request=requests[2])
+    waiting = asyncio.create_task(anext(again))
+    await asyncio.sleep(0.05)
+    assert (waiting.done(), opened.num_in_flight, opened.loras.slots.num_waiting) == (False, 4, 1)
+    await first.aclose()
+    del second
+    assert await asyncio.wait_for(waiting, 1) == "x"
+    assert opened.loras.slots.num_waiting == 0

@@ -77,17 +77,16 @@ async def test_life_of_an_adapter(parts: Parts) -> None:
 
 
 async def test_loading_and_unloading(parts: Parts) -> None:
-    src = parts.adapter("a")
+    src, loras = parts.adapter("a"), parts.engine.loras
     await parts.registry.register(Change("a", src, preload=False))
-    assert parts.engine.loras.sources == {}
-    assert await parts.engine.loras.has("a")
+    assert (loras.sources, loras.loaded) == ({"a": src}, set())
     await parts.registry.update(Change("a", preload=True))
     assert parts.registry.describe("a").preload
+    assert loras.loaded == {"a"}
     await parts.registry.update(Change("a", preload=False))
-    assert parts.engine.loras.sources == {}
-    assert await parts.engine.loras.has("a")
+    assert (loras.sources, loras.loaded) == ({"a": src}, set())
     await parts.registry.unregister(Change("a"))
-    assert not await parts.engine.loras.has("a")
+    assert loras.sources == {}
 
 
 async def test_failures_change_nothing(parts: Parts) -> None:

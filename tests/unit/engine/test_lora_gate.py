@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which adapters requests may use, and what the engine is told of them."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from serving.engine import lora_gate
+from serving.engine.lora_gate import LoraGate
+from serving.engine.lora_slots import LoraSlots
+from serving.errors import AdapterRefused
+
+pytestmark = pytest.mark.pure
+CONFIG = "adapter_config.json"
+
+
+class LoraRequest(msgspec.Struct):
+    """The part of vLLM's that is used here."""
+
+    lora_name: str
+    lora_int_id: int
+    lora_path: str
+
+
+class Parts:
+    """A gate with an engine that takes every adapter, after a moment."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.loaded: list[LoraRequest] = []
+        self.failure: Exception | None = None
+        self.gate = LoraGate(self.check, self.add, LoraSlots(4))
+
+    def check(self, path: Path) -> None:
+        if not (path / CONFIG).exists():
+            raise AdapterRefused(f"{path} has no {CONFIG}")
+
+    async def add(self, request: LoraRequest) -> bool:
+        await asyncio.sleep(0.01)
+        if self.failure:
+            raise self.failure
+        self.loaded.append(request)
+        return True
+
+    def write(self, text: str) -> None:
+        (self.folder / CONFIG).write_text(text)
+
+    def request(self, number: int) -> LoraRequest:
+        return LoraRequest(f"a{number}", number, str(self.folder))
+
+
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parts:
+    monkeypatch.setattr(lora_gate, "_TRUSTED_S", 0)
+    made = Parts(tmp_path)
+    made.write("{}")
+    return made
+
+
+async def test_life(parts: Parts) -> None:
+    one = parts.request(1)
+    with pytest.raises(AdapterRefused, match="adapter a1 was unloaded"):
+        parts.gate.usable(one)
+    assert await parts.gate.add(one) is True
+    assert parts.gate.usable(one) == one
+    parts.gate.remove(1)
+    with pytest.raises(AdapterRefused, match="adapter a1 was unloaded"):
+        parts.gate.usable(one)
+
+
+async def test_bad_files_never_reach_the_engine(parts: Parts) -> None:
+    (parts.folder / CONFIG).unlink()
+    for call in (parts.gate.add, parts.gate.offer):
+        with pytest.raises(AdapterRefused, match="has no adapter_config"):
+            await call(parts.request(1))
+    assert parts.loaded == []
+
+
+async def test_refused_by_the_engine(parts: Parts) -> None:
+    parts.failure = AdapterRefused("no")
+    with pytest.raises(AdapterRefused, match="no"):
+        await parts.gate.add(parts.request(1))
+    with pytest.raises(AdapterRefused, match="was unloaded"):
+        parts.gate.usable(parts.request(1))
+
+
+async def test_offered_is_loaded_once(parts: Parts) -> None:
+    await parts.gate.offer(parts.request(1))
+    assert parts.loaded == []
+    parts.gate.usable(parts.request(1))
+    users = [Parts(parts.folder) for _ in range(2)]
+    await asyncio.gather(*[parts.gate.enter(1, user) for user in users])
+    assert parts.loaded == [parts.request(1)]
+
+
+async def test_offered_is_tried_again(parts: Parts) -> None:
+    parts.failure = AdapterRefused("later")
+    await parts.gate.offer(parts.request(1))
+    with pytest.raises(AdapterRefused, match="later"):
+        await parts.gate.enter(1, parts)
+    parts.failure = None
+    await parts.gate.enter(1, parts)
+    assert parts.loaded == [parts.request(1)]
+
+
+async def test_changed_files(parts: Parts) -> None:
+    """Refused until they are loaded again, and then under another text, by which the prefix cache goes."""
+    await parts.gate.add(parts.request(1))
+    parts.write("{ }")
+    with pytest.raises(AdapterRefused, match="the files of adapter a1 are gone or changed"):
+        parts.gate.usable(parts.request(1))
+    await parts.gate.add(parts.request(2))
+    path = parts.gate.usable(parts.request(2)).lora_path
+    assert path != str(parts.folder)
+    assert os.path.samefile(path, parts.folder)
+    await parts.gate.add(parts.request(3))
+    assert parts.gate.usable(parts.request(3)).lora_path == path
+
+
+async def test_files_are_looked_at_now_and_then(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lora_gate, "_TRUSTED_S", 60)
+    await parts.gate.add(parts.request(1))
+    (parts.folder / CONFIG).unlink()
+    parts.gate.usable(parts.request(1))
