@@ -90,8 +90,27 @@ def adapter_of(request: InferenceRequest, payload: dict[str, Any]) -> str:
         PayloadError: the body names several.
     """
     named = payload.pop("adapters", None)
+    if header := request.headers.get(_ADAPTER_HEADER):
+        return header
     if isinstance(named, list) and len(named) == 1:
         named = named[0]
     if named is not None and not isinstance(named, str):
         raise PayloadError("Input parsing failed: adapters must be the name of one adapter")
-    return request.headers.get(_ADAPTER_HEADER) or named or dict(request.query).get("adapter", "")
+    return named or dict(request.query).get("adapter", "")
+
+
+def adapters_of(request: InferenceRequest, payload: Mapping[str, Any]) -> list[str]:
+    """One adapter per prompt, empty for the base model, where the body has a list of several; else an empty list.
+
+    Raises:
+        PayloadError: the body has not as many prompts, or something else for a name.
+    """
+    names = payload.get("adapters")
+    if not isinstance(names, list) or len(names) < 2 or request.headers.get(_ADAPTER_HEADER):
+        return []
+    inputs = payload.get("inputs")
+    if not isinstance(inputs, list) or len(inputs) != len(names):
+        raise PayloadError(f"Input parsing failed: {len(names)} adapters need as many prompts, as a list of inputs")
+    if not all(name is None or isinstance(name, str) for name in names):
+        raise PayloadError("Input parsing failed: adapters must be names, or null for the base model")
+    return [name or "" for name in names]

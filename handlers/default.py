@@ -5,9 +5,10 @@
 """
 
 import json
+from typing import Any
 
 from handlers import generation
-from handlers.base import InferenceRequest, InferenceResponse
+from handlers.base import InferenceRequest, InferenceResponse, adapters_of
 from handlers.user_formatters import UserFormatters
 from serving.engine.base import Engine
 from serving.formatters.base import JSON
@@ -45,3 +46,12 @@ class DefaultHandler(generation.EngineHandler):
         if isinstance(parsed, OpenAIRequest):
             return await generation.openai(self._engine, parsed, request)
         return await generation.answer(self._engine, parsed, request.request_id)
+
+    def _adapter_of(self, request: InferenceRequest, payload: dict[str, Any]) -> str:
+        """As for the other handlers; a name for each prompt stays in the payload, whose schema pairs them."""
+        names = adapters_of(request, payload) if self._formatters.is_empty else []
+        if not names:
+            return super()._adapter_of(request, payload)
+        for name in names:
+            self._check_adapter(name)
+        return ""

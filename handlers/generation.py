@@ -83,9 +83,12 @@ class EngineHandler:
     def _adapter_of(self, request: InferenceRequest, payload: dict[str, Any]) -> str:
         """The adapter that the request names, which is taken out of `payload`; empty for the base model."""
         adapter = adapter_of(request, payload)
+        self._check_adapter(adapter)
+        return adapter
+
+    def _check_adapter(self, adapter: str) -> None:
         if adapter and adapter not in self._engine.loras.sources:
             raise AdapterNotFound(adapter, list(self._engine.loras.sources))
-        return adapter
 
     def _speaker(self, adapter: str, payload: Any) -> str:
         """Whose formatters are meant: those of the adapter, which a payload may also name as its model."""

@@ -17,7 +17,7 @@ _OURS = frozenset({"request_id", "stream_options", "return_tokens_as_token_ids",
 
 
 def parse(payload: dict[str, Any], defaults: Defaults) -> LmiRequest:
-    """A payload with `inputs` as a typed request.
+    """A payload with `inputs` as a typed request; `adapters`, if it is there, has a name or nothing for each prompt.
 
     Raises:
         PayloadError: naming the field, what is wrong with it and what would do.
@@ -51,7 +51,10 @@ def parse(payload: dict[str, Any], defaults: Defaults) -> LmiRequest:
     prompts, is_batch = _prompts(fields.pop("prompt", payload.get("inputs")), stream)
     model = fields.pop("model", None) or payload.get("model")
     return LmiRequest(
-        generations=[GenerationRequest(prompt, fields, stream, top_n_tokens, model) for prompt in prompts],
+        generations=[
+            GenerationRequest(prompt, fields, stream, top_n_tokens, model)
+            for prompt, model in zip(prompts, _models(payload.get("adapters"), model, len(prompts)), strict=True)
+        ],
         is_batch=is_batch,
         return_full_text=full_text,
         details=details,
@@ -107,6 +110,15 @@ def _prompts(inputs: Any, stream: bool) -> tuple[list[str | list[int]], bool]:
     if stream and len(inputs) > 1:
         raise PayloadError("Input parsing failed: a list of inputs is only supported without streaming")
     return [encodable(item) for item in inputs], len(inputs) > 1
+
+
+def _models(adapters: Any, model: Any, count: int) -> list[Any]:
+    """Each prompt's adapter, or the model that was named for all."""
+    if not isinstance(adapters, list):
+        return [model] * count
+    if len(adapters) != count:
+        raise PayloadError(f"Input parsing failed: {len(adapters)} adapters for {count} prompts")
+    return [adapter or model for adapter in adapters]
 
 
 def _seed(fields: dict[str, Any]) -> int | None:

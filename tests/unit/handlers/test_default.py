@@ -68,7 +68,35 @@ async def test_unknown_adapter(engine: FakeEngine, headers: dict[str, str], body
     assert engine.requests == []
 
 
-@pytest.mark.parametrize("adapters", [["a1", "a2"], [], 5, {"a": 1}, [5]])
+async def test_adapter_for_each_prompt(engine: FakeEngine) -> None:
+    body = {"inputs": ["hello", "world", "hello", "world"], "adapters": ["a2", None, "a1", ""]}
+    await handle(engine, body)
+    assert [(request.prompt, request.model) for request in engine.requests] == [
+        ("hello", "a2"), ("world", None), ("hello", "a1"), ("world", None)
+    ]  # fmt: skip
+    engine.requests.clear()
+    await handle(engine, body, **{HEADER: "a1"})
+    assert [request.model for request in engine.requests] == ["a1"] * 4
+
+
+@pytest.mark.parametrize(
+    ("inputs", "adapters", "text"),
+    [
+        ("hi", ["a1", "a2"], "2 adapters need as many prompts, as a list of inputs"),
+        (["a", "b", "c"], ["a1", "a2"], "2 adapters need as many prompts, as a list of inputs"),
+        ([1, 2], ["a1", "a2"], "2 adapters for 1 prompts"),
+        (["a", "b"], ["a1", 5], "adapters must be names, or null for the base model"),
+        (["a", "b"], ["a1", "zz"], "LoRA adapter zz not found in registry. Available adapters: ['a1', 'a2']"),
+    ],
+)
+async def test_adapters_that_fit_no_prompts(engine: FakeEngine, inputs: object, adapters: object, text: str) -> None:
+    with pytest.raises(PayloadError) as raised:
+        await handle(engine, {"inputs": inputs, "adapters": adapters})
+    assert str(raised.value) == f"Input parsing failed: {text}"
+    assert engine.requests == []
+
+
+@pytest.mark.parametrize("adapters", [[], 5, {"a": 1}, [5]])
 async def test_adapters_that_name_no_single_one(engine: FakeEngine, adapters: object) -> None:
     with pytest.raises(PayloadError) as raised:
         await handle(engine, {"inputs": "hi", "adapters": adapters})
