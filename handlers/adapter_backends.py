@@ -75,22 +75,23 @@ class EngineBackend:
 
     async def load(self, change: "Change", adapter: "Adapter") -> str:
         """Code first, then weights, then the pin, then the hook; what fails takes back what went before."""
+        before = self.loaded().get(adapter.name)
+        await self._load_code(adapter.name, adapter.directory)
         try:
-            await asyncio.to_thread(self._formatters.add_adapter, adapter.name, Path(adapter.src))
-        except PayloadError as error:
-            raise AdapterRefused(str(error)) from None
-        try:
-            await self._load_weights(adapter)
+            await self._load_weights(adapter, change.is_3d_weight)
             return await self._asked("register_adapter", change)
         except BaseException:
-            await self._engine.loras.unload(adapter.name)
-            self._formatters.remove_adapter(adapter.name)
+            if before is not None and self.loaded().get(adapter.name) == before:
+                await self._load_code(adapter.name, before)
+            else:
+                await self._engine.loras.unload(adapter.name)
+                self._formatters.remove_adapter(adapter.name)
             raise
 
     async def update(self, change: "Change", before: "Adapter", after: "Adapter") -> str:
         """Loads or unloads the weights where `preload` changes, pins where `pin` does."""
         if before.preload and not after.preload:
-            await self._engine.loras.offer(after.name, Path(after.src))
+            await self._engine.loras.offer(after.name, Path(after.directory))
         elif after.preload and (not before.preload or before.failure):
             await self._load_weights(after)
         elif after.pin and not before.pin:
@@ -104,11 +105,17 @@ class EngineBackend:
         self._formatters.remove_adapter(adapter.name)
         return told
 
-    async def _load_weights(self, adapter: "Adapter") -> None:
+    async def _load_code(self, name: str, directory: str) -> None:
+        try:
+            await asyncio.to_thread(self._formatters.add_adapter, name, Path(directory))
+        except PayloadError as error:
+            raise AdapterRefused(str(error)) from None
+
+    async def _load_weights(self, adapter: "Adapter", is_3d_weight: bool = False) -> None:
         if not adapter.preload:
-            await self._engine.loras.offer(adapter.name, Path(adapter.src))
+            await self._engine.loras.offer(adapter.name, Path(adapter.directory))
             return
-        await self._engine.loras.load(adapter.name, Path(adapter.src))
+        await self._engine.loras.load(adapter.name, Path(adapter.directory), is_3d_weight)
         if adapter.pin:
             try:
                 await self._engine.loras.pin(adapter.name)

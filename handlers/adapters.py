@@ -9,13 +9,16 @@ own routes, are listed too.
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from handlers.adapter_backends import AdapterBackend
-from serving.errors import AdapterExists, AdapterNotRegistered, AdapterRefused, BadParameter, ServingError
+from handlers.adapter_sources import AdapterSources
+from serving import metrics
+from serving.errors import AdapterExists, AdapterNotRegistered, AdapterRefused, ConfigError, Problem, ServingError
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +29,8 @@ class Adapter:
 
     Attributes:
         name: as requests name it.
-        src: its directory, as given.
+        src: where it comes from, as given.
+        directory: where its files are.
         preload: it is loaded; otherwise the first request that names it loads it.
         pin: it keeps its slot in the engine.
         failure: why it cannot be served; empty if it can.
@@ -35,6 +39,7 @@ class Adapter:
 
     name: str
     src: str
+    directory: str
     preload: bool = True
     pin: bool = False
     failure: str = ""
@@ -53,8 +58,9 @@ class Change:
 
     Attributes:
         name: of the adapter.
-        src: its directory, where one is given.
+        src: where it comes from, where that is given.
         preload, pin: as in `Adapter`; None where the call does not say.
+        is_3d_weight: as in `Loras.load`.
         alias: stands for the name in messages.
         parameters: every parameter of the call, for the user's hooks.
     """
@@ -63,6 +69,7 @@ class Change:
     src: str | None = None
     preload: bool | None = None
     pin: bool | None = None
+    is_3d_weight: bool = False
     alias: str = ""
     parameters: Sequence[tuple[str, str]] = ()
 
@@ -77,25 +84,34 @@ class AdapterRegistry:
 
     Args:
         backend: acts on a change.
-        roots: directories under which sources must lie; a relative one is meant from the first.
+        sources: finds their files.
     """
 
-    def __init__(self, backend: AdapterBackend, roots: Sequence[Path]):
+    def __init__(self, backend: AdapterBackend, sources: AdapterSources):
         self._backend = backend
-        self._roots = [os.path.realpath(root) for root in roots]
+        self._sources = sources
         self._adapters: dict[str, Adapter] = {}
         self._changing = asyncio.Lock()
 
-    async def load_all(self, directories: Mapping[str, Path]) -> None:
-        """Registers what stands beside the model at start; a broken one is listed with its reason."""
+    async def load_all(self, directories: Mapping[str, Path], is_strict: bool = False) -> None:
+        """Registers what stands beside the model at start; a broken one is listed with its reason.
+
+        Raises:
+            ConfigError: `is_strict`, and some are broken.
+        """
+        problems = []
         for name, directory in directories.items():
-            adapter = Adapter(name, str(directory), has_code=_has_code(directory))
+            adapter = Adapter(name, str(directory), str(directory), has_code=_has_code(directory))
             try:
-                await self._backend.load(Change(name, str(directory)), adapter)
+                await self._load(Change(name, str(directory)), adapter)
             except ServingError as error:
                 logger.error("adapter %s is not available: %s", name, error)
                 adapter = replace(adapter, failure=str(error))
+                text = f"the adapter {name} does not load: {error}"
+                problems.append(Problem("VALIDATION", text, remedy="mend it, or leave out option.strict"))
             self._adapters[name] = adapter
+        if problems and is_strict:
+            raise ConfigError(problems)
 
     def all(self) -> list[Adapter]:
         """Every adapter, by name; those that came past this registry included."""
@@ -105,7 +121,7 @@ class AdapterRegistry:
             for name, adapter in self._adapters.items()
             if loaded is None or adapter.failure or name in loaded
         }
-        others = {name: Adapter(name, src) for name, src in (loaded or {}).items() if name not in known}
+        others = {name: Adapter(name, src, src) for name, src in (loaded or {}).items() if name not in known}
         return [adapter for _, adapter in sorted((known | others).items())]
 
     def describe(self, name: str, shown: str = "") -> Adapter:
@@ -119,22 +135,29 @@ class AdapterRegistry:
                 return adapter
         raise AdapterNotRegistered(shown or name)
 
-    async def register(self, change: Change) -> str:
-        """Adds an adapter; returns what to tell the client.
+    async def register(self, change: Change, replace_known: bool = False) -> str:
+        """Adds an adapter; returns what to tell the client. One from elsewhere is fetched first.
 
         Raises:
-            AdapterExists, AdapterRefused, AdapterSlotsExhausted: nothing has changed.
+            AdapterExists: the name is taken, and not to be replaced.
+            AdapterRefused, AdapterSlotsExhausted, BadParameter: nothing has changed.
         """
+        self._check_name(change, replace_known)
+        src = change.src or ""
+        directory = await self._sources.directory(src)
         async with self._changing:
-            if any(adapter.name == change.name and not adapter.failure for adapter in self.all()):
-                raise AdapterExists(change.shown)
-            src = self._directory(change.src or "")
+            self._check_name(change, replace_known)
             adapter = Adapter(
-                change.name, src, change.preload is not False, change.pin is True, has_code=_has_code(src)
+                change.name,
+                src if "://" in src.removeprefix("file://") else directory,
+                directory,
+                change.preload is not False,
+                change.pin is True,
+                has_code=_has_code(directory),
             )
             if adapter.pin and not adapter.preload:
                 raise AdapterRefused("Can not set preload to false and pin to true")
-            told = await self._backend.load(replace(change, src=src), adapter)
+            told = await self._load(replace(change, src=directory), adapter)
             self._adapters[change.name] = adapter
             return told or f"Adapter {change.shown} registered"
 
@@ -146,7 +169,7 @@ class AdapterRegistry:
         """
         async with self._changing:
             before = self.describe(change.name, change.shown)
-            if change.src is not None and os.path.realpath(change.src) != os.path.realpath(before.src):
+            if change.src is not None and not self._sources.is_same(change.src, before.src):
                 raise AdapterRefused("Updating adapter path is not supported.")
             after = replace(
                 before,
@@ -160,7 +183,7 @@ class AdapterRegistry:
                 )
             if after.pin and not after.preload:
                 raise AdapterRefused("Can not set load to false and pin to true")
-            told = await self._backend.update(replace(change, src=before.src), before, after)
+            told = await self._backend.update(replace(change, src=before.directory), before, after)
             self._adapters[change.name] = after
             return told or f"Adapter {change.shown} updated"
 
@@ -177,25 +200,21 @@ class AdapterRegistry:
             self._adapters.pop(change.name, None)
             return told or f"Adapter {change.shown} unregistered"
 
-    def _directory(self, src: str) -> str:
-        """The directory of a source.
+    def _check_name(self, change: Change, replace_known: bool) -> None:
+        if not replace_known and any(one.name == change.name and not one.failure for one in self.all()):
+            raise AdapterExists(change.shown)
 
-        Raises:
-            BadParameter: a URL.
-            AdapterRefused: nothing is there, or it lies where adapters may not come from.
-        """
-        path = src.removeprefix("file://")
-        if "://" in path:
-            raise BadParameter("URL adapters are not currently supported")
-        if self._roots:
-            path = os.path.normpath(os.path.join(self._roots[0], path))
-        refusal = f"Only local LoRA models are supported. {src} is not a valid path"
-        real = os.path.realpath(path)
-        if not any(real == root or real.startswith(f"{root}{os.sep}") for root in self._roots):
-            raise AdapterRefused(f"{refusal} (outside option.adapter_roots)")
-        if not os.path.isdir(real):
-            raise AdapterRefused(refusal)
-        return path
+    async def _load(self, change: Change, adapter: Adapter) -> str:
+        """Has the backend load it; failures are counted."""
+        began = time.perf_counter()
+        try:
+            told = await self._backend.load(change, adapter)
+        except ServingError:
+            metrics.ADAPTER_LOADS.labels("failed").inc()
+            raise
+        metrics.ADAPTER_LOADS.labels("loaded").inc()
+        metrics.ADAPTER_LOAD_SECONDS.observe(time.perf_counter() - began)
+        return told
 
 
 def _has_code(directory: str | Path) -> bool:

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 
 from handlers import resolve as handlers_of
 from handlers.adapter_backends import AdapterBackend, EngineBackend, HookBackend
+from handlers.adapter_sources import AdapterSources
 from handlers.adapters import AdapterRegistry
 from handlers.base import Handler
 from handlers.custom import CustomHandler
@@ -129,7 +130,7 @@ class Assembly:
             # As in LMI the hooks of a handler that is the entry point itself are all that is asked.
             self._adapters = self._registry(HookBackend(self.custom))
             if self.custom.has_hook("register_adapter"):
-                await self._adapters.load_all(self._config.adapters)
+                await self._adapters.load_all(self._config.adapters, self._config.options.strict)
         if self._needs_engine_now():
             await self._launched()
         elif self.engine is None:
@@ -232,7 +233,7 @@ class Assembly:
         self.engine = launched.engine
         hooks = self.custom if self.custom is not None and not self.custom.is_direct else None
         adapters = self._registry(EngineBackend(launched.engine, self._formatters, hooks))
-        await adapters.load_all(self._config.adapters)
+        await adapters.load_all(self._config.adapters, self._config.options.strict)
         if self._adapters is None:
             self._adapters = adapters
         built = handlers_of.built_in(launched.engine, self._config.mode, self._config.options, self._formatters)
@@ -242,7 +243,7 @@ class Assembly:
         return built
 
     def _registry(self, backend: AdapterBackend) -> AdapterRegistry:
-        return AdapterRegistry(backend, self._config.adapter_roots)
+        return AdapterRegistry(backend, AdapterSources(self._config.adapter_roots, self._config.downloads))
 
     async def _started_adapters(self) -> AdapterRegistry:
         """The adapters; where the engine keeps them, it is started for that.

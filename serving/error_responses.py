@@ -59,6 +59,8 @@ def response(error: ServingError, scope: Scope) -> Response:
     headers = {"connection": "close"}
     if isinstance(error, PayloadTooLarge):
         return Response(status_code=error.http_status, headers=headers)
+    if is_upstream(scope):
+        return _openai(HTTPException(error.http_status, str(error)))
     if route_path(scope) in TGI_PATHS:
         status, flat = _tgi(error)
         return Response(_encoded(flat), status, headers, media_type="application/json")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our own collectors, beside vLLM's in the same registry; `/metrics` shows both."""
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 
 CUSTOM_HANDLER_FALLBACK = Counter(
     "lmi_custom_handler_fallback",
@@ -10,4 +10,10 @@ CUSTOM_HANDLER_FALLBACK = Counter(
 )
 CUSTOM_HANDLER_DEATHS = Counter(
     "lmi_custom_handler_deaths", "Unexpected ends of the process that runs the custom handler."
+)
+ADAPTER_LOADS = Counter("lmi_adapter_loads", "LoRA adapters that were to be loaded, by outcome.", ["outcome"])
+ADAPTER_LOAD_SECONDS = Histogram(
+    "lmi_adapter_load_seconds",
+    "Time that it took to load a LoRA adapter: the check of its files, its code, the engine.",
+    buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
 )

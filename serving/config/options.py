@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from serving.config.values import (
     NotWholeNumber,
@@ -143,6 +143,13 @@ def _engine(value: Any) -> str:
     return {"python": "Python", "mpi": "MPI"}[word]
 
 
+def _roots(text: str | None) -> str | None:
+    for root in (text or "").split(","):
+        if "://" in root and not root.strip().startswith(("s3://", "hf://")):
+            raise ValueError(f"{root.strip()} is neither a directory nor a prefix that begins with s3:// or hf://")
+    return text
+
+
 class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
@@ -234,10 +241,10 @@ class LmiOptions(_Table):
     lora_extra_vocab_size: Annotated[
         Int | None, NoEffect("vLLM serves no adapters with a vocabulary of their own any more")
     ] = Field(None, description="Not used any more.")
-    adapter_roots: str | None = Field(
+    adapter_roots: Annotated[str | None, AfterValidator(_roots)] = Field(
         None,
-        description="Directories, with commas between them, under which adapters given over HTTP must lie; unset: the "
-        "model directory and the one that models are downloaded to.",
+        description="Where adapters given over HTTP may come from, with commas between: directories, and prefixes "
+        "`s3://bucket/path/` or `hf://organization/`. Unset: the model directory and the Hub's cache.",
     )
     adapters: str = Field("adapters", description="The folder beside the model that holds the adapters; fixed.")
     output_formatter: str | None = Field(
@@ -270,7 +277,9 @@ class LmiOptions(_Table):
     ] = Field(
         _MODEL_LOADING_TIMEOUT_S, ge=1, description="Seconds until the model must be loaded; then the start fails."
     )
-    strict: Bool = Field(False, description="Refuse to start on unknown options instead of warning.")
+    strict: Bool = Field(
+        False, description="Refuse to start on unknown options and on broken adapters, instead of warning."
+    )
 
 
 class ServerSettings(_Table):

@@ -27,6 +27,7 @@ from serving.config.sources import Effective, merge
 from serving.config.translate import engine_arguments
 from serving.config.values import NONE, is_json_object
 from serving.config.vllm_arguments import REFUSED, arguments
+from serving.downloads import cache_directory
 from serving.errors import ConfigError, Problem
 
 _PATHS = ("uds", "download_dir")
@@ -50,7 +51,8 @@ class ResolvedConfig:
         mode: which of LMI's modes answers.
         model_dir: directory with the model's own files, or None for a hub id alone.
         adapters: name to directory of the LoRA adapters to load at start.
-        adapter_roots: directories under which adapters given over HTTP must lie.
+        adapter_roots: directories, and prefixes of what is downloaded, under which adapters given over HTTP must lie.
+        downloads: where to keep what is downloaded.
         vllm_arguments: argument name to typed value; what is absent keeps vLLM's default.
         options: LMI's options, typed.
         server: the server's own settings, typed.
@@ -67,7 +69,8 @@ class ResolvedConfig:
     mode: Mode
     model_dir: Path | None
     adapters: Mapping[str, Path]
-    adapter_roots: Sequence[Path]
+    adapter_roots: Sequence[str]
+    downloads: Path
     vllm_arguments: Mapping[str, Any]
     options: LmiOptions
     server: ServerSettings
@@ -147,6 +150,7 @@ def resolve(
         model_dir=location.directory,
         adapters=adapters if lmi.enable_lora else {},
         adapter_roots=_adapter_roots(lmi, location.directory, values, env, host),
+        downloads=Path(env.get("SERVING_DOWNLOAD_DIR") or cache_directory(env), "download"),
         vllm_arguments=values | _defaults(values, location.given or lmi.model_id, env, host),
         options=lmi,
         server=server,
@@ -282,13 +286,14 @@ def _worker_environment(env: Mapping[str, str], host: Host) -> dict[str, str]:
 
 def _adapter_roots(
     given: LmiOptions, model_dir: Path | None, values: Mapping[str, Any], env: Mapping[str, str], host: Host
-) -> list[Path]:
+) -> list[str]:
     if given.adapter_roots is not None:
-        return [host.path(root.strip()) for root in given.adapter_roots.split(",") if root.strip()]
+        roots = [root.strip() for root in given.adapter_roots.split(",") if root.strip()]
+        return [root if "://" in root else str(host.path(root)) for root in roots]
     downloads = (
         values.get("download_dir") or env.get("HF_HUB_CACHE") or f"{env.get('HF_HOME', '~/.cache/huggingface')}/hub"
     )
-    return [*([model_dir] if model_dir is not None else []), host.path(str(downloads))]
+    return [str(root) for root in (model_dir, host.path(str(downloads))) if root is not None]
 
 
 def _environment(env: Mapping[str, str], host: Host, is_demo: bool) -> dict[str, str]:

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """LMI's routes for LoRA adapters, with and without the model in front: list, register, describe, update, unregister.
 
-Arguments come from the query; what they mean is `handlers/adapters.py`'s business.
+Arguments come from the query; what they mean is `handlers/adapters.py`'s business. vLLM has two routes for the same,
+which take JSON.
 """
 
 import json
 from typing import Any
 
 from fastapi import APIRouter, Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from handlers.adapters import AdapterRegistry, Change
-from serving.errors import AdapterNotRegistered, BadParameter
+from serving.errors import AdapterExists, AdapterNotRegistered, AdapterRefused, BadParameter
 from serving.routers.context import context
+from serving.schemas.adapters import LoadAdapter, UnloadAdapter
 
 router = APIRouter(tags=["adapters"])
 
@@ -65,6 +67,32 @@ async def unregister(request: Request, name: str, model: str = "") -> Response:
     return _json({"status": await (await _registry(request, model)).unregister(_change(request, name))})
 
 
+@router.post("/v1/load_lora_adapter", summary="vLLM's way to load an adapter")
+async def load(request: Request, body: LoadAdapter) -> Response:
+    """As `POST /adapters`, in vLLM's words; `load_inplace` replaces one of the same name."""
+    change = Change(body.lora_name, body.lora_path, is_3d_weight=body.is_3d_lora_weight)
+    try:
+        await (await _registry(request, "")).register(change, body.load_inplace)
+    except AdapterExists:
+        raise BadParameter(
+            f"The lora adapter '{body.lora_name}' has already been loaded. If you want to load the adapter in place, "
+            "set 'load_inplace' to True."
+        ) from None
+    except AdapterRefused as error:
+        raise BadParameter(str(error)) from None
+    return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
+
+
+@router.post("/v1/unload_lora_adapter", summary="vLLM's way to unload an adapter")
+async def unload(request: Request, body: UnloadAdapter) -> Response:
+    """As `DELETE /adapters/{name}`, in vLLM's words."""
+    try:
+        await (await _registry(request, "")).unregister(Change(body.lora_name))
+    except AdapterNotRegistered:
+        raise AdapterNotRegistered(body.lora_name, "lora adapter") from None
+    return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
+
+
 async def _registry(request: Request, model: str) -> AdapterRegistry:
     about = context(request)
     if model and model != about.model_name:
@@ -81,8 +109,8 @@ def _change(request: Request, name: str) -> Change:
         query.get("src"),
         _flag(query.get("preload")),
         _flag(query.get("pin")),
-        request.headers.get(_ALIAS, ""),
-        query.multi_items(),
+        alias=request.headers.get(_ALIAS, ""),
+        parameters=query.multi_items(),
     )
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from serving.downloads import cache_directory
 from serving.errors import ConfigError, Problem
 from serving.user_packages.installer import install, pins, sources
 from serving.user_packages.requirements import Requirements
@@ -61,7 +62,7 @@ def _server_packages() -> str:
 
 def _cache(env: Mapping[str, str]) -> Path:
     """A folder that can be written; it outlives this process if there is a home for it."""
-    folder = Path(env.get("DJL_CACHE_DIR") or Path(env.get("HOME") or os.path.expanduser("~"), ".cache/lmi"))
+    folder = cache_directory(env)
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     return folder if os.access(folder, os.W_OK) else Path(tempfile.mkdtemp(prefix="lmi-"))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from handlers.adapter_backends import EngineBackend
+from handlers.adapter_sources import AdapterSources
 from handlers.adapters import AdapterRegistry, Change
 from handlers.user_formatters import UserFormatters
 from serving.errors import AdapterExists, AdapterNotRegistered, AdapterRefused, AdapterSlotsExhausted
@@ -39,7 +40,8 @@ class Parts:
     def __init__(self, root: Path, hooks: Hooks | None = None):
         self.engine = FakeEngine()
         self.formatters = UserFormatters()
-        self.registry = AdapterRegistry(EngineBackend(self.engine, self.formatters, hooks), [root])
+        sources = AdapterSources([str(root)], root / "copies")
+        self.registry = AdapterRegistry(EngineBackend(self.engine, self.formatters, hooks), sources)
         self.root = root
 
     def adapter(self, name: str, **files: str) -> str:

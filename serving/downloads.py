@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fetches directories that stand elsewhere: `hf://organization/name[@revision]` and `s3://bucket/prefix`.
+
+What has not changed since is not fetched twice. Blocks: not for the event loop's thread.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+SCHEMES = ("hf://", "s3://")
+
+
+class DownloadFailed(Exception):
+    """The text names the source, what went wrong and, where we know it, the remedy."""
+
+
+def cache_directory(env: Mapping[str, str]) -> Path:
+    """LMI's directory for what may be made again."""
+    return Path(env.get("DJL_CACHE_DIR") or Path(env.get("HOME") or os.path.expanduser("~"), ".cache/lmi"))
+
+
+def fetch(source: str, directory: Path) -> Path:
+    """The local copy of `source`.
+
+    Args:
+        source: begins with one of `SCHEMES`.
+        directory: for copies from S3; those from the Hub are kept in its own cache.
+
+    Raises:
+        DownloadFailed: it cannot be fetched.
+    """
+    try:
+        return _from_hub(source) if source.startswith("hf://") else _from_s3(source, directory)
+    except OSError as error:
+        raise DownloadFailed(f"{source}: {error.strerror or error}") from None
+
+
+def _from_hub(source: str) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    name, _, revision = source.removeprefix("hf://").strip("/").partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None))
+    except errors.GatedRepoError:
+        text = "is gated; accept its terms on the Hub and set HF_TOKEN"
+    except errors.RepositoryNotFoundError:
+        text = "is not on the Hub, or is private; check the name, or set HF_TOKEN"
+    except errors.RevisionNotFoundError:
+        text = f"has no revision {revision!r}"
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        text = "is not in the cache, and the Hub cannot be reached; check the network, HF_ENDPOINT and HF_HUB_OFFLINE"
+    except (errors.HfHubHTTPError, errors.HFValidationError) as error:
+        text = str(error).strip().splitlines()[0]
+    raise DownloadFailed(f"{source}: {text}")
+
+
+def _from_s3(source: str, directory: Path) -> Path:
+    try:
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+    except ImportError:
+        raise DownloadFailed(f"{source}: reading from S3 needs boto3: pip install 'lmi-server[s3]'") from None
+    bucket, _, prefix = source.removeprefix("s3://").partition("/")
+    prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
+    try:
+        client = boto3.Session().client("s3")
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        objects = [one for page in pages for one in page.get("Contents", []) if not one["Key"].endswith("/")]
+        if not objects:
+            raise DownloadFailed(f"{source}: nothing is there")
+        return _copied(client, bucket, prefix, objects, directory)
+    except (BotoCoreError, ClientError) as error:
+        raise DownloadFailed(f"{source}: {' '.join(str(error).split())}") from None
+
+
+def _copied(client: Any, bucket: str, prefix: str, objects: list[dict[str, Any]], directory: Path) -> Path:
+    """The copy of these objects, complete or not there at all; another one for each content of theirs."""
+    listed = [(one["Key"], one["ETag"], one["Size"]) for one in objects]
+    target = directory / hashlib.sha256(repr((bucket, listed)).encode()).hexdigest()[:32]
+    if target.is_dir():
+        return target
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = tempfile.mkdtemp(prefix=f".{target.name}-", dir=directory)
+    try:
+        for key, _, _ in listed:
+            relative = PurePosixPath(key.removeprefix(prefix))
+            if ".." in relative.parts or relative.is_absolute():
+                raise DownloadFailed(f"s3://{bucket}/{key}: the name leads out of its directory")
+            path = Path(partial, relative)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            client.download_file(bucket, key, str(path))
+        if not target.is_dir():
+            os.rename(partial, target)
+        logger.info("copied %d files from s3://%s/%s", len(listed), bucket, prefix)
+        return target
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which sources are allowed, and where their files then are."""
+
+from pathlib import Path
+
+import pytest
+
+from handlers import adapter_sources
+from handlers.adapter_sources import AdapterSources
+from serving.downloads import DownloadFailed
+from serving.errors import AdapterRefused, BadParameter
+
+pytestmark = pytest.mark.pure
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was fetched."""
+    urls: list[str] = []
+
+    def fetch(url: str, directory: Path) -> Path:
+        urls.append(url)
+        if url.endswith("broken"):
+            raise DownloadFailed(f"{url}: no")
+        return directory / "copy"
+
+    monkeypatch.setattr(adapter_sources.downloads, "fetch", fetch)
+    return urls
+
+
+@pytest.fixture
+def sources(tmp_path: Path) -> AdapterSources:
+    (tmp_path / "root/a").mkdir(parents=True)
+    (tmp_path / "other").mkdir()
+    return AdapterSources([str(tmp_path / "root"), "s3://b/adapters", "hf://org/"], tmp_path / "copies")
+
+
+@pytest.mark.parametrize("src", ["a", "{0}/root/a", "file://{0}/root/a", "{0}/root/../root/a/", "./a/."])
+async def test_here(sources: AdapterSources, tmp_path: Path, src: str) -> None:
+    assert await sources.directory(src.format(tmp_path)) == f"{tmp_path}/root/a"
+
+
+@pytest.mark.parametrize(
+    ("src", "url"),
+    [
+        ("s3://b/adapters/x", "s3://b/adapters/x"),
+        ("hf://org/name@v1", "hf://org/name@v1"),
+        ("org/name", "hf://org/name"),
+    ],
+)
+async def test_elsewhere(sources: AdapterSources, fetched: list[str], tmp_path: Path, src: str, url: str) -> None:
+    assert await sources.directory(src) == f"{tmp_path}/copies/copy"
+    assert fetched == [url]
+
+
+@pytest.mark.parametrize(
+    "src",
+    ["s3://b/adapters-of-others/x", "s3://b", "s3://b/adapters/../x", "hf://organization/x", "http://x/y", "gs://b/a"],
+)
+async def test_elsewhere_and_not_allowed(sources: AdapterSources, fetched: list[str], src: str) -> None:
+    with pytest.raises(BadParameter, match="URL adapters are not currently supported"):
+        await sources.directory(src)
+    assert fetched == []
+
+
+@pytest.mark.parametrize("src", ["{0}/other", "../other", "{0}/rootless", "/", "org2/name", "a\0b", "file:///etc"])
+async def test_here_and_not_allowed(sources: AdapterSources, fetched: list[str], tmp_path: Path, src: str) -> None:
+    with pytest.raises(AdapterRefused, match="is not a valid path"):
+        await sources.directory(src.format(tmp_path))
+    assert fetched == []
+
+
+async def test_loop_of_links(sources: AdapterSources, tmp_path: Path) -> None:
+    (tmp_path / "root/loop").symlink_to(tmp_path / "root/loop")
+    with pytest.raises(AdapterRefused, match="is not a valid path"):
+        await sources.directory("loop")
+
+
+async def test_broken_download(sources: AdapterSources, fetched: list[str]) -> None:
+    with pytest.raises(AdapterRefused, match=r"^s3://b/adapters/broken: no$"):
+        await sources.directory("s3://b/adapters/broken")
+
+
+def test_same(sources: AdapterSources, tmp_path: Path) -> None:
+    assert sources.is_same("a", f"{tmp_path}/root/a")
+    assert sources.is_same("s3://b/adapters/x", "s3://b/adapters/x")
+    assert not sources.is_same("s3://b/adapters/x", "a")
+    assert not sources.is_same("a", f"{tmp_path}/other")
