@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our own collectors, beside vLLM's in the same registry; `/metrics` shows both."""
 
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 
 CUSTOM_HANDLER_FALLBACK = Counter(
     "lmi_custom_handler_fallback",
@@ -16,4 +16,8 @@ ADAPTER_LOAD_SECONDS = Histogram(
     "lmi_adapter_load_seconds",
     "Time that it took to load a LoRA adapter: the check of its files, its code, the engine.",
     buckets=(0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30),
+)
+ADAPTER_REQUESTS = Counter("lmi_adapter_requests", "Requests to the engine for a LoRA adapter.", ["adapter"])
+ADAPTER_REQUESTS_WAITING = Gauge(
+    "lmi_adapter_requests_waiting", "Requests that wait for a slot because the others are taken by pinned adapters."
 )

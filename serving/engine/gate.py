@@ -169,22 +169,26 @@ class Outputs:
 
     async def aclose(self) -> None:
         """Ends the request in the engine."""
-        self._leave()
-        await self._outputs.aclose()
+        self._in_flight.discard(self)
+        try:
+            await self._outputs.aclose()
+        finally:
+            self._leave()
 
     async def _enter(self) -> None:
         """Takes its place in flight, which the sweep may have taken away, and waits until its adapter can be used."""
         self._in_flight.add(self)
         if self.lora_int_id:
             try:
-                await self._loras.enter(self.lora_int_id, self)
+                await self._loras.enter(self.lora_int_id, self._outputs)
             except (AdapterRefused, AdapterSlotsExhausted) as error:
                 raise self._refusal(str(error), HTTPStatus.FAILED_DEPENDENCY) from None
 
     def _leave(self) -> None:
+        """Gives its place back; its slot only now, when the engine has heard that the request is over."""
         self._in_flight.discard(self)
         if self.lora_int_id:
-            self._loras.slots.release(self.lora_int_id, self)
+            self._loras.slots.release(self.lora_int_id, self._outputs)
 
     def is_unused(self, now: float) -> bool:
         """Nobody has begun to read, and nobody will."""

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from serving import metrics
 from serving.engine.adapter_files import FILES
 from serving.engine.lora_slots import LoraSlots
 from serving.errors import AdapterRefused
@@ -106,10 +107,13 @@ class LoraGate:
         """Waits until the engine may work on this adapter for `user`, and loads it if it was only offered.
 
         Raises:
-            AdapterRefused, AdapterSlotsExhausted: it does not load.
+            AdapterRefused, AdapterSlotsExhausted: it was given up since `usable`, or does not load.
         """
         known = self._known.get(lora_int_id)
-        if known is not None and not known.is_loaded:
+        if known is None:
+            raise AdapterRefused("the adapter was unloaded")
+        metrics.ADAPTER_REQUESTS.labels(known.request.lora_name).inc()
+        if not known.is_loaded:
             async with self._loading:
                 if not known.is_loaded:
                     await self._add_lora(known.request)

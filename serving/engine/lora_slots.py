@@ -9,9 +9,10 @@ import asyncio
 import time
 from weakref import WeakSet
 
+from serving import metrics
+
 _PATIENCE_S = 1.0
 """For so long requests for adapters that are in use may overtake one that waits for a slot; then it is its turn."""
-_POLL_S = 0.05
 
 
 class LoraSlots:
@@ -24,6 +25,7 @@ class LoraSlots:
     def __init__(self, num_slots: int):
         self._num_slots = num_slots
         self._pinned: set[int] = set()
+        self._num_pinning = 0
         self._users: dict[int, WeakSet[object]] = {}
         self._waiting: list[_Wait] = []
 
@@ -45,7 +47,8 @@ class LoraSlots:
         if wait.is_over.done():
             return
         try:
-            await wait.is_over
+            with metrics.ADAPTER_REQUESTS_WAITING.track_inprogress():
+                await wait.is_over
         except BaseException:
             if wait in self._waiting:
                 self._waiting.remove(wait)
@@ -71,14 +74,15 @@ class LoraSlots:
                 return
 
     async def pin(self, lora_int_id: int) -> None:
-        """Takes a slot away for this adapter alone, once few enough others are in use."""
-        self._pinned.add(lora_int_id)
+        """Takes a slot away for this adapter alone, once so few others are in use that one is left for it."""
+        user = _Pin()
+        self._num_pinning += 1
         try:
-            while self._num_taken() > self.num_free:
-                await asyncio.sleep(_POLL_S)
-        except BaseException:
-            self.unpin(lora_int_id)
-            raise
+            await self.acquire(lora_int_id, user)
+            self._pinned.add(lora_int_id)
+        finally:
+            self._num_pinning -= 1
+            self.release(lora_int_id, user)
 
     def unpin(self, lora_int_id: int) -> None:
         """Gives its slot back; one that is not pinned is no error."""
@@ -90,14 +94,18 @@ class LoraSlots:
         return lora_int_id in self._pinned
 
     def _has_room(self, lora_int_id: int) -> bool:
-        is_free = not self._pinned or lora_int_id in self._pinned
-        return is_free or self._num_taken(lora_int_id) < self.num_free
+        is_free = not self._pinned and not self._num_pinning
+        return is_free or lora_int_id in self._pinned or self._num_taken(lora_int_id) < self.num_free
 
     def _num_taken(self, beside: int = 0) -> int:
         """Adapters in use that are not pinned, but for one."""
         for idle in [number for number, users in self._users.items() if not users]:
             del self._users[idle]
         return sum(number not in self._pinned and number != beside for number in self._users)
+
+
+class _Pin:
+    """The user of an adapter that is about to be pinned."""
 
 
 class _Wait:

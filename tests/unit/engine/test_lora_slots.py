@@ -120,8 +120,22 @@ async def test_pin_that_is_given_up() -> None:
     await started(slots, [1])
     pinning = asyncio.create_task(slots.pin(9))
     await asyncio.sleep(0.01)
-    assert (slots.num_free, slots.is_pinned(9)) == (0, True)
     pinning.cancel()
     with pytest.raises(asyncio.CancelledError):
         await pinning
     assert (slots.num_free, slots.is_pinned(9)) == (1, False)
+    assert done(await started(slots, [2, 3])) == [True, True]
+
+
+async def test_adapter_that_is_being_pinned_takes_no_slot_more() -> None:
+    """Until it has its slot, requests for it wait as all others do."""
+    slots = await pinned(3)
+    await started(slots, [1, 2])
+    pinning = asyncio.create_task(slots.pin(8))
+    await asyncio.sleep(0.01)
+    (own,) = await started(slots, [8])
+    assert not own.done()
+    slots.release(1, KEPT[slots, 1])
+    await pinning
+    await own
+    assert slots.num_free == 1
