@@ -10,7 +10,7 @@ MODEL ?=
 FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-long check lint test-e2e bench-start bench-custom lock snapshot demo-model format clean
+.PHONY: help setup serve test test-long check lint test-e2e bench-start bench-adapters bench-custom lock snapshot demo-model format clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ test-e2e: setup ## Tests that start the real engine on the demo model
 
 bench-start: setup ## Time to ready beside vLLM's own server, three alternating starts
 	@$(BIN)/python benchmarks/start.py
+
+bench-adapters: setup ## What registering an adapter costs beside the engine's own part of it
+	@$(BIN)/python -m benchmarks.adapters
 
 bench-custom: setup ## What a custom handler costs, and what the rest of the server notices of it
 	@$(BIN)/python -m benchmarks.custom

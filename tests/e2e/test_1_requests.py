@@ -41,6 +41,28 @@ async def test_contract_of_adapters(case: Case, url: str, record_property) -> No
         await check_steps(case, client, values)
 
 
+def test_adapters_in_one_batch(url: str) -> None:
+    """Rows without an adapter are the base model's, also where every slot holds one."""
+    names = ["pirate", None, "brief", "", "pirate"]
+    body = {"inputs": [QUESTION] * 5, "adapters": names, "parameters": {"max_new_tokens": 40}}
+    answers = httpx.post(f"{url}/invocations", json=body, timeout=60).json()
+    expected = [demo.answers(name or None)[QUESTION] for name in names]
+    assert [answer["generated_text"] for answer in answers] == expected
+
+
+def test_adapter_that_is_loaded_by_its_first_request(url: str) -> None:
+    """Any route's request will do, and every list has it before."""
+    query = {"name": "lazy", "src": str(demo.ADAPTERS_DIR / "pirate"), "preload": "false"}
+    with httpx.Client(base_url=url, timeout=60) as client:
+        assert client.post("/adapters", params=query).status_code == 200
+        assert "lazy" in [model["id"] for model in client.get("/v1/models").json()["data"]]
+        body = {"model": "lazy", "prompt": QUESTION, "max_tokens": 40}
+        text = client.post("/v1/completions", json=body).json()["choices"][0]["text"]
+        assert client.post("/v1/unload_lora_adapter", json={"lora_name": "lazy"}).status_code == 200
+        assert client.get("/adapters/lazy").status_code == 404
+    assert text == demo.answers("pirate")[QUESTION]
+
+
 @pytest.mark.parametrize("case", cases("schemas", "together", "async"), ids=str)
 async def test_contract_of_several_requests(case: Case, url: str, record_property) -> None:
     record_property("case", (case.contract, case.id, bool(case.deviation)))
