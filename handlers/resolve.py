@@ -40,7 +40,7 @@ OUTPUT_FORMATS = (*NAMES, *older_chat.MEDIA_TYPES)
 """What `option.output_formatter` may be."""
 
 
-def without_effect(mode: Mode, options: LmiOptions, code: UserCode | None = None) -> list[str]:
+def without_effect(mode: Mode, options: LmiOptions, code: UserCode | None = None, batch_size: int = 1) -> list[str]:
     """A warning for each option that means nothing in this mode, or to the user's code."""
     warnings = []
     has_handler = code is not None and code.needs_worker
@@ -56,6 +56,8 @@ def without_effect(mode: Mode, options: LmiOptions, code: UserCode | None = None
         warnings.append("option.lmi_default_greedy has no effect: it belongs to async mode")
     if mode.name == "embedding" and (options.output_formatter or options.tgi_compat):
         warnings.append("output_formatter and tgi_compat have no effect: this model embeds texts")
+    if not has_handler and batch_size > 1:
+        warnings.append("batch_size has no effect: the engine batches by itself; it is for a handler in model.py")
     if has_handler and options.invocations_api == "openai":
         warnings.append("option.invocations_api=openai has no effect: the custom handler answers /invocations")
     if mode.name != "embedding" and not options.normalize:

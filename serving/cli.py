@@ -131,7 +131,7 @@ def _resolved(argv: Sequence[str]) -> tuple[ResolvedConfig, UserCode | None]:
     config = resolve(os.environ, argv, host, demo.MODEL_DIR, handlers_of.OUTPUT_FORMATS)
     warnings = list(config.warnings)
     code = handlers_of.user_code(config, warnings)
-    warnings += handlers_of.without_effect(config.mode, config.options, code)
+    warnings += handlers_of.without_effect(config.mode, config.options, code, config.server.batch_size)
     return replace(config, warnings=warnings), code
 
 

@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -26,12 +27,16 @@ class Host:
         device_count: accelerators that the installed vLLM can use; 0 means that the CPU computes.
         memory_bytes: memory that may be used now.
         can_compile: a C++ compiler and Python's headers are there (vLLM compiles kernels on CPU at start).
+        disk_bytes: size of the disk that temporary files are on.
+        has_lmcache: LMCache is installed.
         root: what absolute paths are looked up under.
     """
 
     device_count: int = 0
     memory_bytes: int = 16 * _GIB
     can_compile: bool = True
+    disk_bytes: int = 64 * _GIB
+    has_lmcache: bool = False
     root: Path = Path("/")
 
     @classmethod
@@ -42,6 +47,8 @@ class Host:
             memory_bytes=_available_memory(),
             can_compile=shutil.which(env.get("CXX") or "g++", path=env.get("PATH")) is not None
             and Path(sysconfig.get_path("include"), "Python.h").is_file(),
+            disk_bytes=shutil.disk_usage("/tmp").total,
+            has_lmcache=find_spec("lmcache") is not None,
         )
 
     def path(self, text: str) -> Path:

@@ -5,6 +5,7 @@
 else under `option.` is an argument of vLLM (`vllm_arguments.py`) and passes through.
 """
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
@@ -33,6 +34,7 @@ HumanInt = Annotated[int, _reads(parse_human_int)]
 Float = Annotated[float, _reads(parse_float)]
 Numbers = Annotated[tuple[float, ...], _reads(parse_numbers)]
 
+_DEVICE = re.compile(r"(gpu|nc)?\d+|-1|cpu|\*")
 _PREDICT_TIMEOUT_S = 240
 _MODEL_LOADING_TIMEOUT_S = 1200
 
@@ -147,6 +149,12 @@ def _roots(text: str | None) -> str | None:
     for root in (text or "").split(","):
         if "://" in root and not root.strip().startswith(("s3://", "hf://")):
             raise ValueError(f"{root.strip()} is neither a directory nor a prefix that begins with s3:// or hf://")
+    return text
+
+
+def _devices(text: str) -> str:
+    if text != "*" and not all(_DEVICE.fullmatch(part.strip()) for part in re.split("[;+]", text)):
+        raise ValueError("expected numbers of GPUs, such as 0 or gpu0;gpu4, or *")
     return text
 
 
@@ -277,18 +285,37 @@ class LmiOptions(_Table):
     ] = Field(
         _MODEL_LOADING_TIMEOUT_S, ge=1, description="Seconds until the model must be loaded; then the start fails."
     )
+    enable_reasoning: Bool = Field(False, description="Older switch; `reasoning_parser` alone turns reasoning on.")
+    lmcache_config_file: str | None = Field(None, description="LMCache's configuration, from the model directory.")
+    lmcache_auto_config: Bool = Field(False, description="LMCache with sizes that are worked out from the machine.")
     strict: Bool = Field(
         False, description="Refuse to start on unknown options and on broken adapters, instead of warning."
     )
 
 
+_Workers = Annotated[Int | None, Env(sagemaker=("SAGEMAKER_NUM_MODEL_WORKERS",))]
+
+
 class ServerSettings(_Table):
     """The server's own keys: unprefixed in `serving.properties`, `SERVING_*` as variables."""
 
+    min_workers: _Workers = Field(None, alias="minWorkers", ge=0, description="Not used alone: copies start at once.")
+    max_workers: _Workers = Field(
+        None, alias="maxWorkers", ge=0, description="Copies of a dense model, as `option.data_parallel_size`."
+    )
+    gpu_min_workers: Int | None = Field(None, alias="gpu.minWorkers", ge=0, description="`minWorkers` on GPUs.")
+    gpu_max_workers: Int | None = Field(None, alias="gpu.maxWorkers", ge=0, description="`maxWorkers` on GPUs.")
+    cpu_min_workers: Int | None = Field(None, alias="cpu.minWorkers", ge=0, description="`minWorkers` on a CPU.")
+    cpu_max_workers: Int | None = Field(None, alias="cpu.maxWorkers", ge=0, description="`maxWorkers` on a CPU.")
+    load_on_devices: Annotated[str, AfterValidator(_devices)] = Field(
+        "*", description="The first GPU to use: `0`, `gpu1`; `*` for the first that there is."
+    )
     engine: Annotated[str, BeforeValidator(_engine)] = Field(
         "Python", description="LMI's engine; vLLM's is called Python."
     )
-    max_request_size: Int = Field(64 * 1024 * 1024, ge=1, description="Longest request body, in bytes.")
+    max_request_size: Annotated[Int, Env(sagemaker=("SAGEMAKER_MAX_REQUEST_SIZE",))] = Field(
+        64 * 1024 * 1024, ge=1, description="Longest request body, in bytes."
+    )
     job_queue_size: Int = Field(
         1000, ge=1, description="Requests that may wait beyond those the engine runs; more are refused."
     )
@@ -346,7 +373,7 @@ def options() -> dict[str, Option]:
                 is_lenient=Lenient in marks,
                 no_effect=marks[NoEffect].reason if NoEffect in marks else "",
             )
-            rows |= {row.name: row, row.canonical: row}
+            rows |= {row.name: row, row.canonical: row} | ({name: row} if table is ServerSettings else {})
     return rows
 
 

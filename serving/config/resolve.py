@@ -8,13 +8,13 @@ import difflib
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from serving.config import devices, mode
+from serving.config import devices, lmcache, mode, past, prompting
 from serving.config import model as model_location
 from serving.config.command_line import scan
 from serving.config.host import Host, absolute
@@ -32,7 +32,7 @@ from serving.errors import ConfigError, Problem
 
 _PATHS = ("uds", "download_dir")
 _FILES = (
-    *("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "chat_template", "tokenizer", "hf_config_path"),
+    *("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "tokenizer", "hf_config_path"),
     *("generation_config", "tool_parser_plugin", "reasoning_parser_plugin"),
 )
 """Arguments of vLLM that are a path, and those that may be one."""
@@ -115,6 +115,7 @@ def resolve(
     lmi = _table(LmiOptions, given, problems, warnings)
     server = _table(ServerSettings, given, problems, warnings)
     passed = _pass_through(given, problems, warnings)
+    passed |= past.arguments_of(given, passed, problems, warnings)
     if lmi is not None and output_formats and lmi.output_formatter not in (None, *output_formats):
         text = f"output_formatter={lmi.output_formatter!r}: expected one of {', '.join(output_formats)}"
         problems.append(Problem("VALIDATION", text, effective["output_formatter"].setting.origin))
@@ -133,8 +134,20 @@ def resolve(
     chosen = mode.choose(lmi, warnings)
     if server.engine == "MPI":
         warnings.append("engine=MPI is read as engine=Python: vLLM starts its own processes")
+    first_device = devices.first_device(server, host, warnings)
+    hidden = devices.from_device(first_device, host, env)
+    host = replace(host, device_count=host.device_count - first_device)
     values = passed | engine_arguments(lmi, lmi.model_id, passed, host, warnings)
+    if "data_parallel_size" not in passed:
+        tensor, stages = values["tensor_parallel_size"], values["pipeline_parallel_size"]
+        number = devices.copies(server, lmi.enable_lora, tensor, stages, host.path(lmi.model_id), host, warnings)
+        values |= {"data_parallel_size": number} if number > 1 else {}
     devices.check(values, host, warnings)
+    prompting.check_parsers(values, lmi.enable_reasoning, problems, warnings)
+    prompting.check_kv_transfer(values, problems)
+    if template := values.get("chat_template"):
+        values["chat_template"] = prompting.chat_template(template, location.directory, host, problems)
+    cache = lmcache.environment(lmi, server, values, location.directory, host, problems)
     _make_paths_absolute(values, host)
     _check_files(values, host, problems)
     adapters = _adapters(location.directory)
@@ -155,7 +168,7 @@ def resolve(
         options=lmi,
         server=server,
         limits=limits(lmi, server, values),
-        environment=_environment(env, host, line.demo) | lmi.env,
+        environment=_environment(env, host, line.demo) | hidden | cache | lmi.env,
         worker_environment=_worker_environment(env, host) | lmi.env,
         has_model=model_location.has_weights(lmi.model_id, host),
         has_devices=host.device_count > 0,

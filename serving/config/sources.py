@@ -14,9 +14,10 @@ from typing import Any
 import javaproperties
 import yaml
 
+from serving.config import past
 from serving.config.masking import masked
 from serving.config.options import LmiOptions, ServerSettings, options
-from serving.config.values import parse_bool
+from serving.config.values import parse_bool, parse_int
 from serving.config.vllm_arguments import arguments
 from serving.errors import ConfigError, Problem
 
@@ -48,6 +49,7 @@ _TGI_VARIABLES = {
     "ENABLE_CUDA_GRAPHS": "OPTION_ENFORCE_EAGER",
 }
 """TGI's variables that LMI's container reads, and LMI's own, which are stronger."""
+_PAYLOAD_MB, _PAYLOAD_BYTES = "SAGEMAKER_MAX_PAYLOAD_IN_MB", "SAGEMAKER_MAX_REQUEST_SIZE"
 _KEYS = {"entrypoint": "option.entryPoint", "pythonexecutable": "option.pythonExecutable", "engine": "engine"}
 """Keys whose spelling a variable in capitals does not tell."""
 _TGI_UNREAD = {
@@ -168,13 +170,29 @@ def from_environment(env: Mapping[str, str], warnings: list[str]) -> "Variables"
     _refuse_disagreement(regular)
     for name in ServerSettings.model_fields:
         if entry := given.get(f"SERVING_{name.upper()}"):
-            regular.append(Setting(name, *entry))
+            regular.append(Setting(options()[name].canonical, *entry))
     rows = dict.fromkeys(options().values())
     older = [Setting(row.canonical, *given[name]) for row in rows for name in row.variables.older if name in given]
     sagemaker = [
         Setting(row.canonical, *given[name]) for row in rows for name in row.variables.sagemaker if name in given
     ]
+    sagemaker = [*_payload_limit(given, warnings), *sagemaker]
     return Variables(sagemaker, hub, regular, older)
+
+
+def _payload_limit(given: Mapping[str, tuple[str, str]], warnings: list[str]) -> list[Setting]:
+    """SageMaker's limit in MiB, which is weaker than its limit in bytes; what is no number costs a warning."""
+    if _PAYLOAD_MB not in given:
+        return []
+    text = given[_PAYLOAD_MB][0]
+    if _PAYLOAD_BYTES in given:
+        warnings.append(f"{_PAYLOAD_MB} has no effect beside {_PAYLOAD_BYTES}")
+        return []
+    try:
+        return [Setting("max_request_size", str(parse_int(text) * 1024 * 1024), _PAYLOAD_MB)]
+    except ValueError as error:
+        warnings.append(f"{_PAYLOAD_MB}={text!r} has no effect: {error}")
+        return []
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,14 +271,15 @@ def _option_setting(key: str, value: str, origin: str, warnings: list[str]) -> S
     if name == "model":
         warnings.append(f"{key} ({origin}) is read as option.model_id")
     row = options().get(name)
-    if bare == key and (row is None or row.table is LmiOptions):
+    if bare == key and not past.is_known(name) and (row is None or row.table is LmiOptions):
         warnings.append(f"{key} ({origin}) is read as option.{name}: the prefix is missing")
     return replace(setting, spelling=name)
 
 
 def _named(name: str, value: str, origin: str) -> Setting:
     row = options().get(name)
-    return Setting(row.canonical if row else name, value, origin, known=row is not None or name in arguments())
+    known = row is not None or name in arguments() or past.is_known(name)
+    return Setting(row.canonical if row else name, value, origin, known)
 
 
 def _refuse_disagreement(settings: Sequence[Setting]) -> None:

@@ -6,7 +6,7 @@ It feeds the command line, value checks, nearest matches and the hand-over to vL
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -90,7 +90,6 @@ def _as_text(value: Any) -> str:
 @cache
 def arguments() -> Mapping[str, VllmArgument]:
     """Every argument of the pinned `vllm serve`, by name."""
-    text = resources.files("serving.config").joinpath("vllm_arguments.json").read_text("utf-8")
     return {
         name: VllmArgument(
             name=name,
@@ -99,8 +98,19 @@ def arguments() -> Mapping[str, VllmArgument]:
             choices=tuple(row["choices"]) if row["choices"] is not None else None,
             frontend=row["frontend"],
         )
-        for name, row in json.loads(text).items()
+        for name, row in json.loads(_snapshot("vllm_arguments.json")).items()
     }
+
+
+@cache
+def parsers() -> Mapping[str, Sequence[str]]:
+    """The names that `tool_call_parser` and `reasoning_parser` may have without a plug-in."""
+    found: dict[str, list[str]] = json.loads(_snapshot("vllm_parsers.json"))
+    return found
+
+
+def _snapshot(file: str) -> str:
+    return resources.files("serving.config").joinpath(file).read_text("utf-8")
 
 
 @cache

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes `serving/config/vllm_arguments.json` from the installed vLLM: `python -m serving.engine.snapshot`.
+"""Writes `serving/config/vllm_*.json` from the installed vLLM: `python -m serving.engine.snapshot`.
 
-Run after the pin moves; a test compares the file with `snapshot()`. Knows argparse, not what the arguments mean.
+Run after the pin moves; a test compares the files with what it makes. Knows argparse, not what the arguments mean.
 """
 
 import argparse
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 TARGET = Path(__file__).parents[1] / "config" / "vllm_arguments.json"
+PARSERS_TARGET = TARGET.with_name("vllm_parsers.json")
 
 
 def snapshot() -> dict[str, dict[str, Any]]:
@@ -27,6 +28,17 @@ def snapshot() -> dict[str, dict[str, Any]]:
         }
         for action in sorted(serve_parser()._actions, key=lambda action: action.dest)
         if action.option_strings
+    }
+
+
+def parsers() -> dict[str, list[str]]:
+    """Argument to the names of the parsers that it may have; plug-ins add to them."""
+    from vllm.reasoning import ReasoningParserManager
+    from vllm.tool_parsers import ToolParserManager
+
+    return {
+        "reasoning_parser": sorted(ReasoningParserManager.list_registered()),
+        "tool_call_parser": sorted(ToolParserManager.list_registered()),
     }
 
 
@@ -69,4 +81,5 @@ def _reads(parse: Callable[[str], Any] | Any, text: str) -> Any:
 
 
 if __name__ == "__main__":
-    TARGET.write_text(json.dumps(snapshot(), indent=1) + "\n", encoding="utf-8")
+    for target, content in ((TARGET, snapshot()), (PARSERS_TARGET, parsers())):
+        target.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -32,8 +32,12 @@ def test_case(case: Case, tmp_path: Path, record_property) -> None:
         assert str(problem).startswith(expect["says"])
         return
     config = resolve(env, argv, host, demo.MODEL_DIR)
-    assert config.vllm_arguments == _base(expect.get("model", "org/m"), host) | expect.get("vllm", {})
-    warnings = [*config.warnings, *without_effect(config.mode, config.options)]
+    values = {
+        name: value.replace("<root>", str(tmp_path)) if isinstance(value, str) else value
+        for name, value in expect.get("vllm", {}).items()
+    }
+    assert config.vllm_arguments == _base(expect.get("model", "org/m"), host) | values
+    warnings = [*config.warnings, *without_effect(config.mode, config.options, None, config.server.batch_size)]
     assert len(warnings) == expect.get("warnings", 0), warnings
     assert {name: f"/{path.relative_to(tmp_path)}" for name, path in config.adapters.items()} == expect.get(
         "adapters", {}

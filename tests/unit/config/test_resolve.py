@@ -172,7 +172,8 @@ def test_no_warning_for_an_equal_value_or_the_same_name(store: Path, env: dict[s
 
 
 def test_settings_of_the_server() -> None:
-    assert resolved().server.model_dump() == {
+    assert resolved().server.model_dump(exclude_none=True) == {
+        "load_on_devices": "*",
         "engine": "Python",
         "max_request_size": 64 * 1024 * 1024,
         "job_queue_size": 1000,

@@ -6,13 +6,14 @@ import json
 import pytest
 
 from serving.config.vllm_arguments import REFUSED, arguments
-from serving.engine.snapshot import TARGET, snapshot
+from serving.engine.snapshot import PARSERS_TARGET, TARGET, parsers, snapshot
 
 pytestmark = pytest.mark.vllm
 
 
 def test_is_current() -> None:
     assert json.loads(TARGET.read_text("utf-8")) == snapshot(), "run `make snapshot`"
+    assert json.loads(PARSERS_TARGET.read_text("utf-8")) == parsers(), "run `make snapshot`"
 
 
 def test_refused_names_exist() -> None:

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names of vLLM's past and of LMI's other backends: what they are read as, or why they have no effect.
+
+Called by `resolve.py` for what neither LMI's options nor vLLM's arguments know any more. A warning tells the user, and
+what is set by its present name wins.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from serving.config.masking import masked
+from serving.config.values import NONE, parse_bool, parse_float, parse_int, parse_json_object
+from serving.errors import Problem
+
+if TYPE_CHECKING:
+    from serving.config.sources import Effective
+
+_OTHER_BACKEND = "it belongs to another backend of LMI"
+_OFFLINE = "it belongs to quantization ahead of time; save the model quantized instead"
+_SCHEDULER = "vLLM's scheduler has no such setting any more"
+_WORKERS = "there is one engine, which starts with the server"
+_JAVA = "it configures LMI's Java server"
+_CACHE = "answers are not kept on this server"
+
+IGNORED: Mapping[str, str] = {
+    "device": "vLLM finds out by itself",
+    "swap_space": "vLLM computes again what it evicts; kv_offloading_size keeps a KV cache in CPU memory",
+    "preemption_mode": "vLLM computes again what it evicts",
+    "guided_decoding_disable_fallback": "vLLM has no fallback there any more",
+    **dict.fromkeys(
+        (
+            *("use_v2_block_manager", "num_scheduler_steps", "multi_step_stream_outputs", "scheduler_delay_factor"),
+            *("disable_async_output_proc", "max_num_partial_prefills", "max_long_partial_prefills"),
+            *("num_lookahead_slots", "disable_frontend_multiprocessing"),
+        ),
+        _SCHEDULER,
+    ),
+    **dict.fromkeys(
+        ("enable_prompt_adapter", "max_prompt_adapters", "max_prompt_adapter_token", "enable_lora_bias"),
+        "vLLM serves LoRA adapters without a bias only",
+    ),
+    "qlora_adapter_name_or_path": "vLLM serves no QLoRA adapters; use option.enable_lora",
+    "logits_processor_pattern": "logits_processors names the classes themselves",
+    **dict.fromkeys(
+        ("override_attention_dtype", "calculate_kv_scales", "override_neuron_config"),
+        "vLLM has no such setting any more",
+    ),
+    "disable_log_requests": "vLLM logs requests only with enable_log_requests=true",
+    **dict.fromkeys(
+        (
+            *("is_peft_model", "device_map", "low_cpu_mem_usage", "disable_flash_attn", "data_type", "stop_sequence"),
+            *("mpi_mode", "waiting_steps", "modelName", "enable_streaming", "model_loading_workers"),
+        ),
+        _OTHER_BACKEND,
+    ),
+    **dict.fromkeys(
+        (
+            *("awq_bits", "awq_group_size", "awq_mm_version", "awq_zero_point", "awq_ignore_layers"),
+            *("fp8_scheme", "fp8_ignore", "smoothquant_alpha", "smoothquant_per_token", "smoothquant_per_channel"),
+            *("calib_size", "calib_batch_size"),
+        ),
+        _OFFLINE,
+    ),
+    "max_new_tokens": "it is a parameter of requests",
+    "input_formatter": "formatters are functions of model.py (docs/custom-handlers.md)",
+    "max_output_size": "answers have no limit of size",
+    "parallel_loading": _WORKERS,
+    "max_idle_time": _WORKERS,
+    **dict.fromkeys(
+        ("required_memory_mb", "reserved_memory_mb", "gpu.required_memory_mb", "gpu.reserved_memory_mb"),
+        "vLLM checks memory itself; gpu_memory_utilization says how much it takes",
+    ),
+    **dict.fromkeys(
+        (
+            *("cluster_address", "plugin_folder", "number_of_netty_threads", "netty_client_threads", "use_native_io"),
+            *("io_ratio", "translatorFactory", "application", "pooling", "reranking", "includeTokenTypes"),
+            *("max_dynamic_batch_size", "retry_interval"),
+        ),
+        _JAVA,
+    ),
+    **dict.fromkeys(
+        ("cache_entry_limit", "cache_limit", "cache_batch", "ddb_table_name", "s3_cache_bucket", "s3_cache_key_prefix"),
+        _CACHE,
+    ),
+}
+"""Name without `option.`, to the reason why it has no effect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What a name of the past is read as.
+
+    Attributes:
+        argument: of vLLM today.
+        key: of that argument's JSON object; empty where the value is the argument's own.
+        read: the text to the value.
+    """
+
+    argument: str
+    key: str = ""
+    read: Callable[[str], Any] = str
+
+
+_ROPE = Replaced("hf_overrides", "rope_parameters", parse_json_object)
+REPLACED: Mapping[str, Replaced] = {
+    "guided_decoding_backend": Replaced("structured_outputs_config", "backend", lambda text: text.split(":")[0]),
+    "guided_decoding_disable_any_whitespace": Replaced(
+        "structured_outputs_config", "disable_any_whitespace", parse_bool
+    ),
+    "guided_decoding_disable_additional_properties": Replaced(
+        "structured_outputs_config", "disable_additional_properties", parse_bool
+    ),
+    "max_seq_len_to_capture": Replaced("max_cudagraph_capture_size", read=parse_int),
+    "cuda_graph_sizes": Replaced("cudagraph_capture_sizes", read=lambda text: [str(parse_int(text))]),
+    "rope_scaling": _ROPE,
+    "rope_theta": Replaced("hf_overrides", "rope_theta", parse_float),
+    "override_pooler_config": Replaced("pooler_config", read=parse_json_object),
+    "disable_mm_preprocessor_cache": Replaced(
+        "mm_processor_cache_gb", read=lambda text: 0.0 if parse_bool(text) else None
+    ),
+    "enable_multimodal_encoder_data_parallel": Replaced(
+        "mm_encoder_tp_mode", read=lambda text: "data" if parse_bool(text) else None
+    ),
+    "num_redundant_experts": Replaced("eplb_config", "num_redundant_experts", parse_int),
+    "eplb_window_size": Replaced("eplb_config", "window_size", parse_int),
+    "eplb_step_interval": Replaced("eplb_config", "step_interval", parse_int),
+    "eplb_log_balancedness": Replaced("eplb_config", "log_balancedness", parse_bool),
+    **dict.fromkeys(
+        ("engine_use_ray", "worker_use_ray"),
+        Replaced("distributed_executor_backend", read=lambda text: "ray" if parse_bool(text) else None),
+    ),
+    **dict.fromkeys(
+        ("speculative_draft_model", "draft_model_id", "speculative_model"), Replaced("speculative_config", "model")
+    ),
+    **dict.fromkeys(
+        ("speculative_length", "spec_length", "num_speculative_tokens"),
+        Replaced("speculative_config", "num_speculative_tokens", parse_int),
+    ),
+    "draft_model_tp_size": Replaced("speculative_config", "draft_tensor_parallel_size", parse_int),
+}
+"""Name without `option.`, to what stands for it in vLLM 0.32."""
+
+_DEFAULT_DRAFT_TOKENS = 4
+"""LMI's, where only the draft model was named."""
+
+
+def arguments_of(
+    given: Mapping[str, "Effective"], passed: Mapping[str, Any], problems: list[Problem], warnings: list[str]
+) -> dict[str, Any]:
+    """vLLM's arguments that stand for names of the past in `given`; those in `passed` are set already, and win."""
+    found: dict[str, Any] = {}
+    for name, entry in given.items():
+        text, origin = entry.setting.text, entry.setting.origin
+        if (reason := IGNORED.get(name)) is not None:
+            warnings.append(f"{name} ({origin}) has no effect: {reason}")
+        if (replaced := REPLACED.get(name)) is None or text.strip().lower() in NONE:
+            continue
+        if replaced.argument in passed:
+            warnings.append(f"{name} ({origin}) has no effect beside {replaced.argument}")
+            continue
+        try:
+            value = replaced.read(text)
+        except ValueError as error:
+            problems.append(Problem("VALIDATION", f"{name}={masked(name, text)!r}: {error}", origin))
+            continue
+        if value is None:
+            continue
+        if replaced.key:
+            found.setdefault(replaced.argument, {})[replaced.key] = value
+        else:
+            found[replaced.argument] = value
+        shown = f"{replaced.argument}.{replaced.key}" if replaced.key else replaced.argument
+        warnings.append(f"{name} ({origin}) is read as {shown}={value}: vLLM has renamed it")
+    draft = found.get("speculative_config")
+    if draft is not None and "model" not in draft:
+        warnings.append("the number of speculative tokens has no effect without a draft model")
+        del found["speculative_config"]
+    elif draft is not None:
+        draft.setdefault("num_speculative_tokens", _DEFAULT_DRAFT_TOKENS)
+    return found
+
+
+def is_known(name: str) -> bool:
+    """Somebody who sets this name is told what becomes of it."""
+    return name in IGNORED or name in REPLACED
