@@ -25,13 +25,18 @@ usage: lmi serve [MODEL] [flags]
   --demo                   serve the small bundled model
   -m, --models NAME=MODEL  the model under an endpoint name, as LMI's -m
   -s, --model-store DIR    a directory with serving.properties and model files, as LMI's -s
+  -f, --config-file FILE   the server's own keys, as LMI's config.properties
   --host, --port           where to listen (127.0.0.1:8080)
   --config FILE            vLLM's YAML file of flags
 
 Every flag of `vllm serve` is taken as well, with dashes or underscores. Options of LMI come from serving.properties
 (option.NAME=VALUE) and the environment (OPTION_NAME=VALUE); a flag beats both."""
 
-_OURS_WITH_VALUE = {"-m": "models", "--models": "models", "-s": "model_store", "--model-store": "model_store"}
+_OURS_WITH_VALUE = {
+    "-m": "models", "--models": "models",
+    "-s": "model_store", "--model-store": "model_store",
+    "-f": "server_file", "--config-file": "server_file",
+}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -43,6 +48,7 @@ class CommandLine:
         model: the positional model.
         models: the value of LMI's `-m`.
         model_store: the value of LMI's `-s`.
+        server_file: the value of LMI's `-f`.
         config_file: the value of vLLM's `--config`.
         demo: serve the bundled demo model.
         help: print the usage instead.
@@ -52,6 +58,7 @@ class CommandLine:
     model: str | None = None
     models: str | None = None
     model_store: str | None = None
+    server_file: str | None = None
     config_file: str | None = None
     demo: bool = False
     help: bool = False
@@ -145,7 +152,7 @@ def _lookup(flag: str, written: str) -> VllmArgument:
     matches = {argument.name: argument for name, argument in known.items() if name.startswith(flag)}
     if len(matches) == 1 and flag.startswith("--"):
         return next(iter(matches.values()))
-    near = difflib.get_close_matches(flag, [*known, "--demo", "--models", "--model-store"], n=1)
+    near = difflib.get_close_matches(flag, [*known, "--demo", "--models", "--model-store", "--config-file"], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ValueError(f"unknown flag {written}{hint}")
 

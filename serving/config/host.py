@@ -8,13 +8,15 @@ import os
 import re
 import shutil
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
+
+from serving import downloads
 
 _GIB = 1024**3
 
@@ -30,6 +32,7 @@ class Host:
         disk_bytes: size of the disk that temporary files are on.
         has_lmcache: LMCache is installed.
         root: what absolute paths are looked up under.
+        fetch: makes a local copy of a URL below a directory, as `downloads.fetch`.
     """
 
     device_count: int = 0
@@ -38,6 +41,7 @@ class Host:
     disk_bytes: int = 64 * _GIB
     has_lmcache: bool = False
     root: Path = Path("/")
+    fetch: Callable[[str, Path], Path] = downloads.fetch
 
     @classmethod
     def local(cls, env: Mapping[str, str]) -> "Host":
@@ -54,6 +58,14 @@ class Host:
     def path(self, text: str) -> Path:
         """Where `text` is below `root`: absolute, without `..`; `~` is the home directory."""
         return self.root / Path(absolute(text)).relative_to("/")
+
+    def text(self, path: Path) -> str:
+        """What `path` has to be given to come back as `path`."""
+        return f"/{path.relative_to(self.root)}"
+
+    def cache(self, env: Mapping[str, str]) -> Path:
+        """Where to put what is fetched or extracted."""
+        return self.path(env.get("SERVING_DOWNLOAD_DIR") or str(downloads.cache_directory(env)))
 
 
 def absolute(text: str) -> str:

@@ -7,6 +7,7 @@ Called by `resolve.py`, which merges the layers. `sources.py` reads each source,
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from serving.config import server_files
 from serving.config.command_line import CommandLine
 from serving.config.host import Host
 from serving.config.model import ModelLocation, locate
@@ -24,8 +25,12 @@ def read_layers(
     """
     config_file = from_yaml(host.path(line.config_file)) if line.config_file is not None else []
     variables = from_environment(env, warnings)
+    server_file = server_files.read(line.server_file, env, host, warnings)
     hub, regular = variables.hub, variables.regular
-    location = locate(line, _model(config_file), _model([*hub, *regular]), env, host, demo_dir, warnings)
+    store = {
+        setting.name: setting for setting in [*server_file, *regular] if setting.name in server_files.LOCATION_KEYS
+    }
+    location = locate(line, _model(config_file), _model([*hub, *regular]), store, env, host, demo_dir, warnings)
     placed = {location.strength: [location.model]} if location.model is not None else {}
     on_hub, in_directory, in_store = (placed.get(strength, []) for strength in ("hub", "directory", "store"))
     properties = location.directory / "serving.properties" if location.directory is not None else None
@@ -39,7 +44,7 @@ def read_layers(
         hub = [setting for setting in hub if setting.name == "model"]
     flags = _but_model(line.settings)
     layers = [flags, on_hub, _but_model(config_file), variables.sagemaker, file, in_directory, hub, regular]
-    return location, [*layers, variables.older, in_store]
+    return location, [*layers, variables.older, server_file, in_store]
 
 
 def report_overridden(effective: Mapping[str, Effective], problems: list[Problem], warnings: list[str]) -> None:

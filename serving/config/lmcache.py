@@ -35,7 +35,7 @@ def environment(
     if lmi.lmcache_config_file is not None:
         return {"LMCACHE_CONFIG_FILE": str(_config_file(lmi.lmcache_config_file, model_dir, host))}
     values["kv_transfer_config"] = {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}
-    size = _model_bytes(model_dir, host)
+    size = _model_bytes(lmi.model_id or "", host)
     tensor: int = values["tensor_parallel_size"]
     return {
         "LMCACHE_MAX_LOCAL_CPU_SIZE": str(_share(host.memory_bytes, size, tensor)),
@@ -65,7 +65,7 @@ def _faults(
     if lmi.lmcache_config_file is not None and not _config_file(lmi.lmcache_config_file, model_dir, host).is_file():
         text = f"lmcache_config_file={lmi.lmcache_config_file!r}: no such file in the model directory"
         return [Problem("NOT_FOUND", text)]
-    if lmi.lmcache_auto_config and not _model_bytes(model_dir, host):
+    if lmi.lmcache_auto_config and not _model_bytes(lmi.model_id or "", host):
         text = "lmcache_auto_config=true needs the model's weights in a directory of this machine"
         return [Problem("NOT_FOUND", text, remedy="write a configuration and name it with lmcache_config_file")]
     if not host.has_lmcache:
@@ -78,11 +78,10 @@ def _config_file(text: str, model_dir: Path | None, host: Host) -> Path:
     return host.path(text) if path.is_absolute() or model_dir is None else model_dir / path
 
 
-def _model_bytes(model_dir: Path | None, host: Host) -> int:
-    if model_dir is None:
-        return 0
+def _model_bytes(model: str, host: Host) -> int:
+    """Size of the weights; 0 where they are not on this machine."""
     for pattern in _WEIGHTS:
-        if size := sum(path.stat().st_size for path in model_dir.glob(pattern)):
+        if size := sum(path.stat().st_size for path in host.path(model).glob(pattern)):
             return size
     return 0
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which model is served: from a positional argument, LMI's flags, `HF_MODEL_ID`, a store, or an option.
 
-Called by `layers.py`, which reads the model directory's `serving.properties` afterwards. Looks at directories, never
-into a hub.
+Called by `layers.py`, which reads the model directory's `serving.properties` afterwards. Looks at directories, fetches
+from S3 and extracts archives; never looks into a hub.
 """
 
 import re
@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from serving.config.archives import extracted, is_archive, stem, unwrapped
 from serving.config.command_line import CommandLine
 from serving.config.host import Host, absolute
 from serving.config.sources import Setting
+from serving.downloads import DownloadFailed
 from serving.errors import ConfigError, Problem
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -48,6 +50,7 @@ def locate(
     line: CommandLine,
     from_config_file: Setting | None,
     from_variable: Setting | None,
+    keys: Mapping[str, Setting],
     env: Mapping[str, str],
     host: Host,
     demo_dir: Path,
@@ -60,7 +63,8 @@ def locate(
         from_config_file: the model that `--config` names.
         from_variable: the model that `HF_MODEL_ID` or `OPTION_MODEL_ID` names. It goes together with a model store that
             is not empty: the store is the model directory then.
-        env: the variables, for the name of the store.
+        keys: LMI's `model_store` and `load_models`, where they are set.
+        env: the variables, for where to put what is fetched.
         host: the machine.
         demo_dir: what `--demo` means.
         warnings: is added to.
@@ -76,22 +80,25 @@ def locate(
         "command line --model": flag,
         "command line -m": line.models,
     }
+    if models := _load_models(keys):
+        given[keys["load_models"].origin] = models
     named = [(text, origin) for origin, text in given.items() if text]
+    cache = host.cache(env)
     if len(named) > 1:
         text = " and ".join(f"{text!r} ({origin})" for text, origin in named)
         raise ConfigError([Problem("CONFLICT", f"more than one model: {text}", remedy="one server serves one model")])
     if named:
-        return _location(*named[0], host)
+        return _location(*named[0], host, cache)
     if from_config_file is not None:
-        return _location(from_config_file.text, from_config_file.origin, host)
-    store = _store(line, env, warnings)
+        return _location(from_config_file.text, from_config_file.origin, host, cache)
+    store = _store(line, keys.get("model_store"), warnings)
     entries = sorted(host.path(store).iterdir()) if store and host.path(store).is_dir() else []
     if store and entries:
-        return _in_store(store, entries, has_id=from_variable is not None)
+        return _in_store(store, entries, has_id=from_variable is not None, host=host, cache=cache)
     if store and not host.path(store).is_dir():
         warnings.append(f"the model store {store!r} does not exist")
     if from_variable is not None:
-        return _location(from_variable.text, from_variable.origin, host)
+        return _location(from_variable.text, from_variable.origin, host, cache)
     return ModelLocation(empty_store=store or "")
 
 
@@ -103,7 +110,7 @@ def nothing_to_serve(location: ModelLocation) -> ConfigError:
 
 def endpoint_name(location: ModelLocation, model: str) -> str:
     """The name given with the model, else LMI's: of its directory, else the hub id, with `_` for other characters."""
-    return location.name or re.sub(r"\W", "_", location.directory.name if location.directory is not None else model)
+    return location.name or _word(location.directory.name if location.directory is not None else model)
 
 
 def check_model_id(model: str, origin: str, host: Host) -> None:
@@ -124,40 +131,82 @@ def has_weights(model: str, host: Host) -> bool:
     return any((directory / name).is_file() for name in _DESCRIPTIONS) or any(directory.glob("*.gguf"))
 
 
-def _store(line: CommandLine, env: Mapping[str, str], warnings: list[str]) -> str | None:
-    """The model store's path; as in LMI its variable beats its flag."""
-    variable = env.get("SERVING_MODEL_STORE")
-    if variable and line.model_store and absolute(variable) != absolute(line.model_store):
-        warnings.append(f"SERVING_MODEL_STORE={variable} wins over the flag -s {line.model_store}, as in LMI")
-    store = variable or line.model_store
+def _load_models(keys: Mapping[str, Setting]) -> str:
+    """The model that `load_models` names; empty for LMI's words for the whole store."""
+    text = keys["load_models"].text.strip() if "load_models" in keys else ""
+    models = [word for word in re.split(r"[,\s]+", text) if word]
+    if len(models) > 1:
+        problem = f"load_models names {len(models)} models: {', '.join(models)}"
+        raise ConfigError([Problem("UNSUPPORTED", problem, keys["load_models"].origin, "one server serves one model")])
+    return "" if text.upper() in ("", "ALL", "NONE") else models[0]
+
+
+def _store(line: CommandLine, key: Setting | None, warnings: list[str]) -> str | None:
+    """The model store's path; as in LMI its variable beats its flag, and that the file."""
+    is_variable = key is not None and key.origin.startswith("SERVING_")
+    if key is not None and is_variable and line.model_store and absolute(key.text) != absolute(line.model_store):
+        warnings.append(f"{key.origin}={key.text} wins over the flag -s {line.model_store}, as in LMI")
+    weaker = key.text if key is not None else None
+    store = weaker if is_variable else line.model_store or weaker
     return absolute(store) if store else None
 
 
-def _in_store(store: str, entries: list[Path], has_id: bool) -> ModelLocation:
-    """The store itself, or the one model directory it holds where it holds directories only."""
-    found = [entry for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
+def _in_store(store: str, entries: list[Path], has_id: bool, host: Host, cache: Path) -> ModelLocation:
+    """The store itself, or the one model it holds where it holds directories and archives only."""
+    found = [entry for entry in entries if not entry.name.startswith(".") and (entry.is_dir() or is_archive(entry))]
     if has_id or len(found) < len(entries):
         return ModelLocation(entries[0].parent, Setting("model", store, "model store"))
-    found = [entry for entry in found if any(entry.iterdir())]
+    found = [entry for entry in found if entry.is_file() or any(entry.iterdir())]
     if len(found) > 1:
         names = ", ".join(entry.name for entry in found)
         text = f"the model store {store!r} holds {len(found)} models: {names}"
         raise ConfigError([Problem("UNSUPPORTED", text, remedy="one server serves one model")])
     if not found:
         return ModelLocation(empty_store=store)
-    return ModelLocation(found[0], Setting("model", f"{store}/{found[0].name}", "model store"))
+    path = _opened(found[0], cache)
+    return ModelLocation(path, Setting("model", host.text(path), "model store"), name=_word(stem(found[0].name)))
 
 
-def _location(text: str, origin: str, host: Host) -> ModelLocation:
-    named = re.fullmatch(r"\[?(\w[\w.-]*)[^\]=]*\]?=(.+)", text) if origin == "command line -m" else None
+def _location(text: str, origin: str, host: Host, cache: Path) -> ModelLocation:
+    # Only LMI's own two ways take a name with the model.
+    takes_name = origin == "command line -m" or origin.startswith(("SERVING_", "config.properties"))
+    named = re.fullmatch(r"\[?(\w[\w.-]*)[^\]=]*\]?=(.+)", text) if takes_name else None
     name, target = named.groups() if named else (None, text)
     target = target.removeprefix("file://")
-    if host.path(target).is_dir() or target.startswith((".", "/", "~")):
-        path = host.path(target)
-        if not path.is_dir() or not any(path.iterdir()):
+    path = host.path(target) if "://" not in target else None
+    if target.startswith("s3://"):
+        path = _opened(fetched(target, origin, host, cache), cache)
+        name = name or _word(stem(target.rstrip("/").rpartition("/")[2]))
+        return ModelLocation(path, Setting("model", host.text(path), origin), "directory", name, target)
+    if path is not None and (path.is_dir() or is_archive(path) or target.startswith((".", "/", "~"))):
+        if not is_archive(path) and (not path.is_dir() or not any(path.iterdir())):
             state = "is empty" if path.is_dir() else "is not a directory" if path.exists() else "does not exist"
             raise ConfigError([Problem("NOT_FOUND", f"directory {target!r} {state}", origin, _THREE_WAYS)])
-        name = "demo" if origin == "--demo" else name
-        return ModelLocation(path, Setting("model", absolute(target), origin), "directory", name, target)
+        name = "demo" if origin == "--demo" else name or _word(stem(path.name))
+        opened = _opened(path, cache)
+        given = absolute(target) if opened == path else host.text(opened)
+        return ModelLocation(opened, Setting("model", given, origin), "directory", name, target)
     check_model_id(target, origin, host)
     return ModelLocation(None, Setting("model", target, origin), "hub", name, target)
+
+
+def fetched(url: str, origin: str, host: Host, cache: Path) -> Path:
+    """The local copy of what an s3:// URL names.
+
+    Raises:
+        ConfigError: it cannot be fetched (`NOT_FOUND`).
+    """
+    try:
+        return host.fetch(url, cache / "download")
+    except DownloadFailed as error:
+        raise ConfigError([Problem("NOT_FOUND", str(error), origin)]) from None
+
+
+def _opened(path: Path, cache: Path) -> Path:
+    """The directory with the model's files."""
+    return unwrapped(extracted(path, cache) if is_archive(path) else path, cache)
+
+
+def _word(name: str) -> str:
+    """LMI's name for an endpoint."""
+    return re.sub(r"\W", "_", name)

@@ -307,6 +307,12 @@ class ServerSettings(_Table):
     gpu_max_workers: Int | None = Field(None, alias="gpu.maxWorkers", ge=0, description="`maxWorkers` on GPUs.")
     cpu_min_workers: Int | None = Field(None, alias="cpu.minWorkers", ge=0, description="`minWorkers` on a CPU.")
     cpu_max_workers: Int | None = Field(None, alias="cpu.maxWorkers", ge=0, description="`maxWorkers` on a CPU.")
+    inference_address: str | None = Field(
+        None, description="Where to listen: `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`."
+    )
+    management_address: str | None = Field(None, description="The same for management routes; one address serves both.")
+    model_store: str | None = Field(None, description="A directory with serving.properties and model files.")
+    load_models: str | None = Field(None, description="The model to load, `NAME=MODEL`; `ALL`: that of the store.")
     load_on_devices: Annotated[str, AfterValidator(_devices)] = Field(
         "*", description="The first GPU to use: `0`, `gpu1`; `*` for the first that there is."
     )

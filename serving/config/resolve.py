@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from serving.config import devices, lmcache, mode, past, prompting
+from serving.config import addresses, devices, lmcache, mode, past, prompting
 from serving.config import model as model_location
 from serving.config.command_line import scan
 from serving.config.host import Host, absolute
@@ -27,7 +27,6 @@ from serving.config.sources import Effective, merge
 from serving.config.translate import engine_arguments
 from serving.config.values import NONE, is_json_object
 from serving.config.vllm_arguments import REFUSED, arguments
-from serving.downloads import cache_directory
 from serving.errors import ConfigError, Problem
 
 _PATHS = ("uds", "download_dir")
@@ -127,6 +126,12 @@ def resolve(
         raise ConfigError(problems)
     if lmi.model_id is None:
         raise model_location.nothing_to_serve(location)
+    fetched = None
+    if lmi.model_id.startswith("s3://"):
+        path = model_location.fetched(lmi.model_id, effective["model"].setting.origin, host, host.cache(env))
+        lmi = lmi.model_copy(update={"model_id": host.text(path)})
+        fetched = path
+    assert lmi.model_id is not None
     model_location.check_model_id(lmi.model_id, effective["model"].setting.origin, host)
     if key := env.get("VLLM_API_KEY"):
         # Any of the keys opens, wherever it was given.
@@ -142,6 +147,7 @@ def resolve(
         tensor, stages = values["tensor_parallel_size"], values["pipeline_parallel_size"]
         number = devices.copies(server, lmi.enable_lora, tensor, stages, host.path(lmi.model_id), host, warnings)
         values |= {"data_parallel_size": number} if number > 1 else {}
+    values |= addresses.listening(server, values, env, problems, warnings)
     devices.check(values, host, warnings)
     prompting.check_parsers(values, lmi.enable_reasoning, problems, warnings)
     prompting.check_kv_transfer(values, problems)
@@ -150,7 +156,7 @@ def resolve(
     cache = lmcache.environment(lmi, server, values, location.directory, host, problems)
     _make_paths_absolute(values, host)
     _check_files(values, host, problems)
-    adapters = _adapters(location.directory)
+    adapters = _adapters(fetched) | _adapters(location.directory)
     if lmi.adapters != "adapters":
         warnings.append(f"adapters={lmi.adapters} has no effect: they stand in adapters/ beside the model")
     if adapters and not lmi.enable_lora:
@@ -163,7 +169,7 @@ def resolve(
         model_dir=location.directory,
         adapters=adapters if lmi.enable_lora else {},
         adapter_roots=_adapter_roots(lmi, location.directory, values, env, host),
-        downloads=Path(env.get("SERVING_DOWNLOAD_DIR") or cache_directory(env), "download"),
+        downloads=host.cache(env) / "download",
         vllm_arguments=values | _defaults(values, location.given or lmi.model_id, env, host),
         options=lmi,
         server=server,

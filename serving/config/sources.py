@@ -49,6 +49,8 @@ _TGI_VARIABLES = {
     "ENABLE_CUDA_GRAPHS": "OPTION_ENFORCE_EAGER",
 }
 """TGI's variables that LMI's container reads, and LMI's own, which are stronger."""
+_READ_ELSEWHERE = frozenset({"SERVING_DOWNLOAD_DIR", "SERVING_OPTS", "SERVING_FEATURES"})
+"""Variables that look like one of the server's keys and are none."""
 _PAYLOAD_MB, _PAYLOAD_BYTES = "SAGEMAKER_MAX_PAYLOAD_IN_MB", "SAGEMAKER_MAX_REQUEST_SIZE"
 _KEYS = {"entrypoint": "option.entryPoint", "pythonexecutable": "option.pythonExecutable", "engine": "engine"}
 """Keys whose spelling a variable in capitals does not tell."""
@@ -168,9 +170,11 @@ def from_environment(env: Mapping[str, str], warnings: list[str]) -> "Variables"
             found[key] = given[variable]
     regular = [_option_setting(key, value, origin, warnings) for key, (value, origin) in found.items()]
     _refuse_disagreement(regular)
-    for name in ServerSettings.model_fields:
-        if entry := given.get(f"SERVING_{name.upper()}"):
-            regular.append(Setting(options()[name].canonical, *entry))
+    for variable in sorted(name for name in given if name.startswith("SERVING_") and name not in _READ_ELSEWHERE):
+        name = variable.removeprefix("SERVING_").lower()
+        row = options().get(name) if name in ServerSettings.model_fields else None
+        is_known = row is not None or past.is_known(name)
+        regular.append(Setting(row.canonical if row else name, *given[variable], is_known))
     rows = dict.fromkeys(options().values())
     older = [Setting(row.canonical, *given[name]) for row in rows for name in row.variables.older if name in given]
     sagemaker = [

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration contract: files, variables and flags of a machine to vLLM's arguments, or to a refusal."""
 
+import io
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +24,25 @@ GIB = 1024**3
 def test_case(case: Case, tmp_path: Path, record_property) -> None:
     record_property("case", (case.contract, case.id, bool(case.deviation)))
     expect = case.expect
-    host = Host(device_count=case.given.get("gpus", 1), memory_bytes=8 * GIB, root=tmp_path)
+    host = Host(device_count=case.given.get("gpus", 1), memory_bytes=8 * GIB, root=tmp_path, fetch=fetched)
     env, argv = _prepared(case.given, host)
     if "error" in expect:
         with pytest.raises(ConfigError) as raised:
             resolve(env, argv, host, demo.MODEL_DIR)
         (problem,) = raised.value.problems
         assert problem.kind == expect["error"]
-        assert str(problem).startswith(expect["says"])
+        assert str(problem).replace(str(tmp_path), "<root>").startswith(expect["says"])
         return
     config = resolve(env, argv, host, demo.MODEL_DIR)
     values = {
         name: value.replace("<root>", str(tmp_path)) if isinstance(value, str) else value
         for name, value in expect.get("vllm", {}).items()
     }
-    assert config.vllm_arguments == _base(expect.get("model", "org/m"), host) | values
+    base = _base(config.options.model_id if "from" in expect else expect.get("model", "org/m"), host)
+    if "from" in expect:
+        assert config.options.model_id.startswith(expect["from"]), config.options.model_id
+        base |= {"served_model_name": ["lmi", expect.get("model", base["model"])]}
+    assert config.vllm_arguments == base | values
     warnings = [*config.warnings, *without_effect(config.mode, config.options, None, config.server.batch_size)]
     assert len(warnings) == expect.get("warnings", 0), warnings
     assert {name: f"/{path.relative_to(tmp_path)}" for name, path in config.adapters.items()} == expect.get(
@@ -52,6 +58,14 @@ def test_case(case: Case, tmp_path: Path, record_property) -> None:
         assert config.model_dir == host.path(expect["model_dir"])
 
 
+def fetched(url: str, directory: Path) -> Path:
+    """Stands for S3, which has a model wherever it is asked."""
+    path = directory / "copy"
+    path.mkdir(parents=True)
+    (path / "config.json").write_text("{}")
+    return path
+
+
 def _prepared(given: dict[str, Any], host: Host) -> tuple[dict[str, str], list[str]]:
     """Variables and flags of a case, its files written."""
     host.path(STORE).mkdir(parents=True)
@@ -61,6 +75,12 @@ def _prepared(given: dict[str, Any], host: Host) -> tuple[dict[str, str], list[s
     for path, text in files.items():
         host.path(path).parent.mkdir(parents=True, exist_ok=True)
         host.path(path).write_bytes(text.encode())
+    for path, members in given.get("archives", {}).items():
+        with tarfile.open(host.path(path), "w:gz") as archive:
+            for name, text in members.items():
+                entry = tarfile.TarInfo(name)
+                entry.size = len(text)
+                archive.addfile(entry, io.BytesIO(text.encode()))
     env = {"HF_MODEL_ID": "org/m", "SERVING_MODEL_STORE": STORE} | given.get("env", {})
     return {name: value for name, value in env.items() if value is not None}, given.get("argv", [])
 

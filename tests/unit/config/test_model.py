@@ -95,7 +95,7 @@ def test_file_beside_the_model_does_not_replace_a_hub_id(tmp_path: Path) -> None
         (["/none"], (), "NOT_FOUND", "directory '/none' does not exist (positional argument)" + WAYS),
         (["/file"], ("/file",), "NOT_FOUND", "directory '/file' is not a directory (positional argument)" + WAYS),
         (["a/b/c"], (), "NOT_FOUND", "model directory 'a/b/c' does not exist (positional argument)" + WAYS),
-        (["s3://b/p"], (), "NOT_FOUND", "model directory 's3://b/p' does not exist (positional argument)" + WAYS),
+        (["gs://b/p"], (), "NOT_FOUND", "model directory 'gs://b/p' does not exist (positional argument)" + WAYS),
         (["a", "-m", "b"], (), "CONFLICT",
          "more than one model: 'a' (positional argument) and 'b' (command line -m); one server serves one model"),
         (["-s", "/two"], ("/two/a/x", "/two/b/x"), "UNSUPPORTED",

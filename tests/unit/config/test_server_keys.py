@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""LMI's `config.properties`, addresses, workers, devices, and LMCache's variables."""
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from serving import demo
+from serving.config.host import Host
+from serving.config.resolve import ResolvedConfig, resolve
+from serving.errors import ConfigError
+
+pytestmark = pytest.mark.pure
+GIB = 1024**3
+
+
+def resolved(tmp_path: Path, files: dict[str, str] | None = None, host: dict[str, Any] | None = None, **env: str):
+    here = Host(**{"device_count": 1, "root": tmp_path, "memory_bytes": 100 * GIB, **(host or {})})
+    for name, text in (files or {}).items():
+        here.path(name).parent.mkdir(parents=True, exist_ok=True)
+        here.path(name).write_text(text)
+    argv = env.pop("argv", "org/m").split()
+    return resolve(env, argv, here, demo.MODEL_DIR)
+
+
+def refused(tmp_path: Path, **given: Any) -> list[tuple[str, str]]:
+    with pytest.raises(ConfigError) as raised:
+        resolved(tmp_path, **given)
+    return [(problem.kind, problem.text) for problem in raised.value.problems]
+
+
+def warned(config: ResolvedConfig) -> str:
+    return "\n".join(config.warnings)
+
+
+class TestFile:
+    FILES: ClassVar = {
+        "/djl/conf/config.properties": "job_queue_size=7\nmodel_store=store",
+        "/djl/store/config.json": "{}",
+    }
+
+    def test_home(self, tmp_path: Path) -> None:
+        config = resolved(tmp_path, self.FILES, MODEL_SERVER_HOME="/djl", argv="")
+        assert (config.server.job_queue_size, config.model_dir) == (7, tmp_path / "djl/store")
+
+    def test_flag_and_variable_are_stronger(self, tmp_path: Path) -> None:
+        files = {**self.FILES, "/a/config.json": "{}"}
+        config = resolved(tmp_path, files, MODEL_SERVER_HOME="/djl", SERVING_JOB_QUEUE_SIZE="9", argv="-s /a")
+        assert (config.server.job_queue_size, config.model_dir) == (9, tmp_path / "a")
+
+    def test_places_that_are_not_there(self, tmp_path: Path) -> None:
+        assert refused(tmp_path, argv="-f /nope org/m") == [("NOT_FOUND", "/nope is not a file")]
+        assert refused(tmp_path, MODEL_SERVER_HOME="/nope") == [
+            ("NOT_FOUND", "MODEL_SERVER_HOME=/nope is not a directory")
+        ]
+
+    def test_models_by_name(self, tmp_path: Path) -> None:
+        config = resolved(tmp_path, {"/m/config.json": "{}"}, SERVING_LOAD_MODELS="[llm:v1]=/m", argv="")
+        assert (config.model_name, config.model_dir) == ("llm", tmp_path / "m")
+        assert refused(tmp_path, SERVING_LOAD_MODELS="a=/m,b=/n", argv="") == [
+            ("UNSUPPORTED", "load_models names 2 models: a=/m, b=/n")
+        ]
+
+    def test_unknown_variable(self, tmp_path: Path) -> None:
+        assert "unknown option job_queu_size (SERVING_JOB_QUEU_SIZE); did you mean job_queue_size?" in warned(
+            resolved(tmp_path, SERVING_JOB_QUEU_SIZE="7")
+        )
+        assert "max_idle_time (SERVING_MAX_IDLE_TIME) has no effect: there is one engine" in warned(
+            resolved(tmp_path, SERVING_MAX_IDLE_TIME="7")
+        )
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        ("address", "values"),
+        [
+            ("http://0.0.0.0:8080", {"host": "0.0.0.0", "port": 8080}),
+            ("http://localhost", {"host": "localhost", "port": 80}),
+            ("http://[::1]:81/", {"host": "::1", "port": 81}),
+            ("unix:/tmp/s.sock", {"uds": "/tmp/s.sock"}),
+        ],
+    )
+    def test_address(self, tmp_path: Path, address: str, values: dict[str, Any]) -> None:
+        config = resolved(tmp_path, SERVING_INFERENCE_ADDRESS=address, SERVING_MANAGEMENT_ADDRESS=address)
+        assert config.vllm_arguments.items() >= values.items()
+        assert config.warnings == []
+
+    def test_stronger_sources(self, tmp_path: Path) -> None:
+        env = {"SERVING_INFERENCE_ADDRESS": "http://0.0.0.0:81", "SAGEMAKER_BIND_TO_PORT": "82"}
+        assert resolved(tmp_path, **env).vllm_arguments["port"] == 82
+        config = resolved(tmp_path, **env, argv="org/m --port 83 --host h")
+        assert (config.vllm_arguments["host"], config.vllm_arguments["port"]) == ("h", 83)
+
+    @pytest.mark.parametrize(
+        "address", ["0.0.0.0:80", "http://a:b", "ftp://a:1", "http://a:70000", "http://", "https://a:1"]
+    )
+    def test_no_address(self, tmp_path: Path, address: str) -> None:
+        ((kind, text),) = refused(tmp_path, SERVING_INFERENCE_ADDRESS=address)
+        assert text.startswith(f"inference_address={address!r}")
+        assert kind == ("NOT_FOUND" if address.startswith("https") else "VALIDATION")
+
+    def test_two_addresses(self, tmp_path: Path) -> None:
+        config = resolved(tmp_path, SERVING_MANAGEMENT_ADDRESS="http://0.0.0.0:81")
+        assert "management_address has no effect" in warned(config)
+
+
+class TestCopies:
+    @pytest.mark.parametrize(
+        ("keys", "devices", "copies", "warnings"),
+        [
+            ("maxWorkers=4\noption.tensor_parallel_degree=1", 4, 4, 0),
+            ("maxWorkers=4\noption.tensor_parallel_degree=2", 4, 2, 1),
+            ("gpu.maxWorkers=2\nmaxWorkers=4\noption.tensor_parallel_degree=1", 2, 2, 0),
+            ("cpu.maxWorkers=2", 1, 1, 0),
+            ("minWorkers=2\nmaxWorkers=2", 0, 1, 1),
+            ("maxWorkers=4\noption.tensor_parallel_degree=1\noption.enable_lora=true", 1, 1, 0),
+            ("maxWorkers=2\noption.tensor_parallel_degree=1\nload_on_devices=*", 2, 1, 1),
+            ("maxWorkers=2\noption.tensor_parallel_degree=1\noption.data_parallel_size=1", 1, 1, 0),
+        ],
+    )
+    def test_copies(self, tmp_path: Path, keys: str, devices: int, copies: int, warnings: int) -> None:
+        files = {"/s/serving.properties": f"option.model_id=org/m\n{keys}"}
+        config = resolved(tmp_path, files, {"device_count": devices}, argv="-s /s")
+        assert config.vllm_arguments.get("data_parallel_size", 1) == copies
+        assert len(config.warnings) == warnings, config.warnings
+
+    def test_mixture_of_experts(self, tmp_path: Path) -> None:
+        files = {"/m/config.json": '{"num_local_experts": 8}', "/m/serving.properties": "maxWorkers=2"}
+        config = resolved(tmp_path, files, {"device_count": 2}, argv="/m --tensor-parallel-size 1")
+        assert "maxWorkers=2 has no effect: the model is a mixture of experts" in warned(config)
+
+    @pytest.mark.parametrize("keys", ["minWorkers=3\nmaxWorkers=2", "maxWorkers=0"])
+    def test_contradiction(self, tmp_path: Path, keys: str) -> None:
+        files = {"/s/serving.properties": f"option.model_id=org/m\n{keys}"}
+        ((kind, _),) = refused(tmp_path, files=files, argv="-s /s")
+        assert kind == "CONFLICT"
+
+
+class TestLmcache:
+    MODEL: ClassVar = {"/m/config.json": "{}", "/m/model.safetensors": "x" * 1000}
+
+    def test_sizes(self, tmp_path: Path) -> None:
+        files = {**self.MODEL, "/m/serving.properties": "option.lmcache_auto_config=true"}
+        host = {"has_lmcache": True, "disk_bytes": 50 * GIB, "device_count": 2}
+        config = resolved(tmp_path, files, host, argv="/m")
+        assert config.vllm_arguments["kv_transfer_config"] == {
+            "kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"
+        }  # fmt: skip
+        assert config.environment["LMCACHE_MAX_LOCAL_CPU_SIZE"] == "40"
+        assert config.environment["LMCACHE_MAX_LOCAL_DISK_SIZE"] == "20"
+        assert config.environment["PYTHONHASHSEED"] == "0"
+
+    def test_file(self, tmp_path: Path) -> None:
+        files = {**self.MODEL, "/m/serving.properties": "option.lmcache_config_file=c.yaml", "/m/c.yaml": ""}
+        config = resolved(tmp_path, files, {"has_lmcache": True}, argv="/m")
+        assert config.environment["LMCACHE_CONFIG_FILE"] == str(tmp_path / "m/c.yaml")
+        assert refused(tmp_path, files=files, argv="/m") == [("UNSUPPORTED", "LMCache is not installed")]
+
+    def test_no_weights(self, tmp_path: Path) -> None:
+        ((kind, text),) = refused(tmp_path, OPTION_LMCACHE_AUTO_CONFIG="true", host={"has_lmcache": True})
+        assert (kind, "weights" in text) == ("NOT_FOUND", True)
