@@ -74,14 +74,18 @@ class EngineBackend:
         return self._engine.loras.sources
 
     async def load(self, change: "Change", adapter: "Adapter") -> str:
-        """Code first, then weights, then the pin, then the hook; what fails takes back what went before."""
+        """Code first, then weights, then the pin, then the hook; what fails takes back what went before.
+
+        Where it takes the place of another one, the hook is asked first: there is no way back to that one.
+        """
         before = self.loaded().get(adapter.name)
+        told = await self._asked("register_adapter", change) if before is not None else ""
         await self._load_code(adapter.name, adapter.directory)
         try:
-            await self._load_weights(adapter, change.is_3d_weight)
-            return await self._asked("register_adapter", change)
+            await self._load_weights(adapter)
+            return told or (await self._asked("register_adapter", change) if before is None else "")
         except BaseException:
-            if before is not None and self.loaded().get(adapter.name) == before:
+            if before is not None:
                 await self._load_code(adapter.name, before)
             else:
                 await self._engine.loras.unload(adapter.name)
@@ -89,14 +93,21 @@ class EngineBackend:
             raise
 
     async def update(self, change: "Change", before: "Adapter", after: "Adapter") -> str:
-        """Loads or unloads the weights where `preload` changes, pins where `pin` does."""
+        """Asks the hook, then loads or unloads the weights where `preload` changes, and pins where `pin` does."""
+        loras, directory = self._engine.loras, Path(after.directory)
+        told = await self._asked("update_adapter", change)
         if before.preload and not after.preload:
-            await self._engine.loras.offer(after.name, Path(after.directory))
+            await loras.offer(after.name, directory, after.is_3d_weight)
         elif after.preload and (not before.preload or before.failure):
-            await self._load_weights(after)
-        elif after.pin and not before.pin:
-            await self._engine.loras.pin(after.name)
-        return await self._asked("update_adapter", change)
+            await loras.load(after.name, directory, after.is_3d_weight)
+        if after.pin and not before.pin:
+            try:
+                await loras.pin(after.name)
+            except ServingError:
+                if not before.preload:
+                    await loras.offer(after.name, directory, after.is_3d_weight)
+                raise
+        return told
 
     async def unload(self, change: "Change", adapter: "Adapter") -> str:
         """Weights first, then the code."""
@@ -111,17 +122,18 @@ class EngineBackend:
         except PayloadError as error:
             raise AdapterRefused(str(error)) from None
 
-    async def _load_weights(self, adapter: "Adapter", is_3d_weight: bool = False) -> None:
+    async def _load_weights(self, adapter: "Adapter") -> None:
+        loras, directory = self._engine.loras, Path(adapter.directory)
         if not adapter.preload:
-            await self._engine.loras.offer(adapter.name, Path(adapter.directory))
+            await loras.offer(adapter.name, directory, adapter.is_3d_weight)
             return
-        await self._engine.loras.load(adapter.name, Path(adapter.directory), is_3d_weight)
+        await loras.load(adapter.name, directory, adapter.is_3d_weight)
         if adapter.pin:
             try:
-                await self._engine.loras.pin(adapter.name)
+                await loras.pin(adapter.name)
             except ServingError:
                 with suppress(ServingError):
-                    await self._engine.loras.unload(adapter.name)
+                    await loras.unload(adapter.name)
                 raise
 
     async def _asked(self, hook: str, change: "Change") -> str:

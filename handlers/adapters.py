@@ -2,14 +2,13 @@
 """The LoRA adapters of one server: who they are, where they come from, in which state; LMI's rules for changing that.
 
 Changes come from `serving/routers/adapters.py` one at a time, and are recorded only once the engine, or the user's
-hook, agreed. What the engine has loaded is the engine's to say; adapters that came past this registry, as with vLLM's
-own routes, are listed too.
+hook, agreed. What the engine has loaded is the engine's to say; adapters that came past this registry, from
+`--lora-modules` or vLLM's plug-ins, are listed too.
 """
 
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +16,15 @@ from typing import Any
 
 from handlers.adapter_backends import AdapterBackend
 from handlers.adapter_sources import AdapterSources
-from serving import metrics
-from serving.errors import AdapterExists, AdapterNotRegistered, AdapterRefused, ConfigError, Problem, ServingError
+from serving.errors import (
+    AdapterExists,
+    AdapterNotRegistered,
+    AdapterRefused,
+    BadParameter,
+    ConfigError,
+    Problem,
+    ServingError,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +41,7 @@ class Adapter:
         pin: it keeps its slot in the engine.
         failure: why it cannot be served; empty if it can.
         has_code: it brings formatters of its own.
+        is_3d_weight: as in `Loras.load`.
     """
 
     name: str
@@ -44,6 +51,7 @@ class Adapter:
     pin: bool = False
     failure: str = ""
     has_code: bool = False
+    is_3d_weight: bool = False
 
     def described(self) -> dict[str, Any]:
         """LMI's words for it."""
@@ -103,7 +111,7 @@ class AdapterRegistry:
         for name, directory in directories.items():
             adapter = Adapter(name, str(directory), str(directory), has_code=_has_code(directory))
             try:
-                await self._load(Change(name, str(directory)), adapter)
+                await self._backend.load(Change(name, str(directory)), adapter)
             except ServingError as error:
                 logger.error("adapter %s is not available: %s", name, error)
                 adapter = replace(adapter, failure=str(error))
@@ -143,21 +151,21 @@ class AdapterRegistry:
             AdapterRefused, AdapterSlotsExhausted, BadParameter: nothing has changed.
         """
         self._check_name(change, replace_known)
-        src = change.src or ""
-        directory = await self._sources.directory(src)
+        src, directory = await self._sources.find(change.src or "")
         async with self._changing:
             self._check_name(change, replace_known)
             adapter = Adapter(
                 change.name,
-                src if "://" in src.removeprefix("file://") else directory,
+                src,
                 directory,
                 change.preload is not False,
                 change.pin is True,
                 has_code=_has_code(directory),
+                is_3d_weight=change.is_3d_weight,
             )
             if adapter.pin and not adapter.preload:
                 raise AdapterRefused("Can not set preload to false and pin to true")
-            told = await self._load(replace(change, src=directory), adapter)
+            told = await self._backend.load(replace(change, src=directory), adapter)
             self._adapters[change.name] = adapter
             return told or f"Adapter {change.shown} registered"
 
@@ -201,20 +209,10 @@ class AdapterRegistry:
             return told or f"Adapter {change.shown} unregistered"
 
     def _check_name(self, change: Change, replace_known: bool) -> None:
+        if not change.name.strip() or not change.name.isprintable() or "/" in change.name:
+            raise BadParameter(f"The parameter name is {change.name!r}; it must be a word without slashes")
         if not replace_known and any(one.name == change.name and not one.failure for one in self.all()):
             raise AdapterExists(change.shown)
-
-    async def _load(self, change: Change, adapter: Adapter) -> str:
-        """Has the backend load it; failures are counted."""
-        began = time.perf_counter()
-        try:
-            told = await self._backend.load(change, adapter)
-        except ServingError:
-            metrics.ADAPTER_LOADS.labels("failed").inc()
-            raise
-        metrics.ADAPTER_LOADS.labels("loaded").inc()
-        metrics.ADAPTER_LOAD_SECONDS.observe(time.perf_counter() - began)
-        return told
 
 
 def _has_code(directory: str | Path) -> bool:

@@ -9,13 +9,12 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 logger = logging.getLogger(__name__)
-
-SCHEMES = ("hf://", "s3://")
 
 
 class DownloadFailed(Exception):
@@ -27,28 +26,33 @@ def cache_directory(env: Mapping[str, str]) -> Path:
     return Path(env.get("DJL_CACHE_DIR") or Path(env.get("HOME") or os.path.expanduser("~"), ".cache/lmi"))
 
 
-def fetch(source: str, directory: Path) -> Path:
+def fetch(source: str, directory: Path, patterns: Sequence[str] | None = None) -> Path:
     """The local copy of `source`.
 
     Args:
-        source: begins with one of `SCHEMES`.
+        source: begins with `hf://` or `s3://`.
         directory: for copies from S3; those from the Hub are kept in its own cache.
+        patterns: of the files that are wanted, as `*.json`; None for all.
 
     Raises:
         DownloadFailed: it cannot be fetched.
     """
     try:
-        return _from_hub(source) if source.startswith("hf://") else _from_s3(source, directory)
+        return _from_hub(source, patterns) if source.startswith("hf://") else _from_s3(source, directory, patterns)
     except OSError as error:
         raise DownloadFailed(f"{source}: {error.strerror or error}") from None
 
 
-def _from_hub(source: str) -> Path:
+def _from_hub(source: str, patterns: Sequence[str] | None) -> Path:
     from huggingface_hub import errors, snapshot_download
 
     name, _, revision = source.removeprefix("hf://").strip("/").partition("@")
     try:
-        return Path(snapshot_download(name, revision=revision or None))
+        return Path(
+            snapshot_download(
+                name, revision=revision or None, allow_patterns=list(patterns) if patterns is not None else None
+            )
+        )
     except errors.GatedRepoError:
         text = "is gated; accept its terms on the Hub and set HF_TOKEN"
     except errors.RepositoryNotFoundError:
@@ -62,9 +66,10 @@ def _from_hub(source: str) -> Path:
     raise DownloadFailed(f"{source}: {text}")
 
 
-def _from_s3(source: str, directory: Path) -> Path:
+def _from_s3(source: str, directory: Path, patterns: Sequence[str] | None) -> Path:
     try:
         import boto3
+        from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
     except ImportError:
         raise DownloadFailed(f"{source}: reading from S3 needs boto3: pip install 'lmi-server[s3]'") from None
@@ -73,12 +78,21 @@ def _from_s3(source: str, directory: Path) -> Path:
     try:
         client = boto3.Session().client("s3")
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        objects = [one for page in pages for one in page.get("Contents", []) if not one["Key"].endswith("/")]
+        objects = [
+            one
+            for page in pages
+            for one in page.get("Contents", [])
+            if not one["Key"].endswith("/") and _is_wanted(one["Key"].removeprefix(prefix), patterns)
+        ]
         if not objects:
             raise DownloadFailed(f"{source}: nothing is there")
         return _copied(client, bucket, prefix, objects, directory)
-    except (BotoCoreError, ClientError) as error:
+    except (Boto3Error, BotoCoreError, ClientError) as error:
         raise DownloadFailed(f"{source}: {' '.join(str(error).split())}") from None
+
+
+def _is_wanted(name: str, patterns: Sequence[str] | None) -> bool:
+    return patterns is None or any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def _copied(client: Any, bucket: str, prefix: str, objects: list[dict[str, Any]], directory: Path) -> Path:

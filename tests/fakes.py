@@ -78,10 +78,10 @@ class FakeLoras:
         self.is_full = False
 
     async def load(self, name: str, path: Path, is_3d_weight: bool = False) -> None:
-        await self.offer(name, path)
+        await self.offer(name, path, is_3d_weight)
         self.loaded.add(name)
 
-    async def offer(self, name: str, path: Path) -> None:
+    async def offer(self, name: str, path: Path, is_3d_weight: bool = False) -> None:
         await asyncio.sleep(0)
         if (path / "broken").exists():
             raise AdapterRefused((path / "broken").read_text())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from serving.config.host import Host
-from serving.config.options import ServerSettings
+from serving.config.options import LmiOptions, ServerSettings
 from serving.errors import ConfigError, Problem
 
 _BEYOND_THIS_COUNT = frozenset({
@@ -57,25 +57,10 @@ def check(values: Mapping[str, Any], host: Host, warnings: list[str]) -> None:
         warnings.append(f"idle: GPU {names} of {host.device_count}; {use} would use more")
 
 
-def copies(
-    server: ServerSettings,
-    is_alone: bool,
-    tensor_parallel: int,
-    stages: int,
-    model_dir: Path,
-    host: Host,
-    warnings: list[str],
-) -> int:
+def copies(server: ServerSettings, lmi: LmiOptions, values: Mapping[str, Any], host: Host, warnings: list[str]) -> int:
     """How many copies of the model `maxWorkers` asks for and the GPUs allow; at least 1.
 
-    Args:
-        server: LMI's keys about workers and devices.
-        is_alone: something else wants the model to run once, as LoRA does.
-        tensor_parallel: GPUs that share a stage.
-        stages: of the model.
-        model_dir: the model's, if it is on disk: only dense models are copied.
-        host: the machine.
-        warnings: is added to.
+    `values` are vLLM's arguments; only dense models are copied, and none that has adapters.
 
     Raises:
         ConfigError: the keys contradict each other (`CONFLICT`).
@@ -84,10 +69,10 @@ def copies(
     if most == 0 or (least is not None and most is not None and least > most):
         text = f"minWorkers={least} and maxWorkers={most} leave no number of copies" if most else "maxWorkers=0"
         raise ConfigError([Problem("CONFLICT", text, remedy="set maxWorkers to 1, or to the copies you want")])
-    if most is None or most == 1 or is_alone or "load_on_devices" in server.model_fields_set:
+    if most is None or most == 1 or lmi.enable_lora or "load_on_devices" in server.model_fields_set:
         return 1
-    possible = max(host.device_count // (tensor_parallel * stages), 1)
-    if _is_mixture(model_dir):
+    possible: int = max(host.device_count // (values["tensor_parallel_size"] * values["pipeline_parallel_size"]), 1)
+    if _is_mixture(host.path(values["model"])):
         warnings.append(f"maxWorkers={most} has no effect: the model is a mixture of experts; see data_parallel_size")
         return 1
     if possible < most:

@@ -147,8 +147,8 @@ def _engine(value: Any) -> str:
 
 def _roots(text: str | None) -> str | None:
     for root in (text or "").split(","):
-        if "://" in root and not root.strip().startswith(("s3://", "hf://")):
-            raise ValueError(f"{root.strip()} is neither a directory nor a prefix that begins with s3:// or hf://")
+        if "://" in root and not re.match(r"(s3|hf)://[^/]", root.strip()):
+            raise ValueError(f"{root.strip()} is neither a directory nor a prefix like s3://BUCKET/ or hf://NAME/")
     return text
 
 

@@ -7,7 +7,8 @@ A pure function of its arguments; imports neither vLLM nor HTTP. Called by `cli.
 import difflib
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -126,61 +127,94 @@ def resolve(
         raise ConfigError(problems)
     if lmi.model_id is None:
         raise model_location.nothing_to_serve(location)
-    fetched = None
+    origin, fetched = effective["model"].setting.origin, None
     if lmi.model_id.startswith("s3://"):
-        path = model_location.fetched(lmi.model_id, effective["model"].setting.origin, host, host.cache(env))
-        lmi = lmi.model_copy(update={"model_id": host.text(path)})
-        fetched = path
-    assert lmi.model_id is not None
-    model_location.check_model_id(lmi.model_id, effective["model"].setting.origin, host)
-    if key := env.get("VLLM_API_KEY"):
-        # Any of the keys opens, wherever it was given.
-        passed["api_key"] = list(dict.fromkeys([*passed.get("api_key", []), key]))
-    chosen = mode.choose(lmi, warnings)
-    if server.engine == "MPI":
-        warnings.append("engine=MPI is read as engine=Python: vLLM starts its own processes")
-    first_device = devices.first_device(server, host, warnings)
-    hidden = devices.from_device(first_device, host, env)
-    host = replace(host, device_count=host.device_count - first_device)
-    values = passed | engine_arguments(lmi, lmi.model_id, passed, host, warnings)
-    if "data_parallel_size" not in passed:
-        tensor, stages = values["tensor_parallel_size"], values["pipeline_parallel_size"]
-        number = devices.copies(server, lmi.enable_lora, tensor, stages, host.path(lmi.model_id), host, warnings)
-        values |= {"data_parallel_size": number} if number > 1 else {}
-    values |= addresses.listening(server, values, env, problems, warnings)
-    devices.check(values, host, warnings)
-    prompting.check_parsers(values, lmi.enable_reasoning, problems, warnings)
-    prompting.check_kv_transfer(values, problems)
-    if template := values.get("chat_template"):
-        values["chat_template"] = prompting.chat_template(template, location.directory, host, problems)
-    cache = lmcache.environment(lmi, server, values, location.directory, host, problems)
-    _make_paths_absolute(values, host)
-    _check_files(values, host, problems)
+        fetched = model_location.fetched(lmi.model_id, origin, host, host.cache(env))
+        lmi = lmi.model_copy(update={"model_id": host.text(fetched)})
+    model = str(lmi.model_id)
+    chosen, values, variables = Mode("async", ""), dict[str, Any](), dict[str, str]()
+    with _collected(problems):
+        model_location.check_model_id(model, origin, host)
+    with _collected(problems):
+        chosen = mode.choose(lmi, warnings)
+    with _collected(problems):
+        values, variables, host = _engine(lmi, server, passed, env, host, warnings)
+        values |= addresses.listening(server, values, env, problems, warnings)
+        prompting.check_parsers(values, lmi.enable_reasoning, problems, warnings)
+        prompting.check_kv_transfer(values, problems)
+        if template := values.get("chat_template"):
+            values["chat_template"] = prompting.chat_template(template, location.directory, host, problems)
+        variables |= lmcache.environment(lmi, server, values, location.directory, host, problems)
+        _make_paths_absolute(values, host)
+        _check_files(values, host, problems)
     adapters = _adapters(fetched) | _adapters(location.directory)
-    if lmi.adapters != "adapters":
-        warnings.append(f"adapters={lmi.adapters} has no effect: they stand in adapters/ beside the model")
-    if adapters and not lmi.enable_lora:
-        warnings.append(f"adapters {', '.join(adapters)} are not served; option.enable_lora=true would serve them")
+    warnings += _about(lmi, server, adapters)
     if problems:
         raise ConfigError(problems)
     return ResolvedConfig(
-        model_name=model_location.endpoint_name(location, lmi.model_id),
+        model_name=model_location.endpoint_name(location, model),
         mode=chosen,
         model_dir=location.directory,
         adapters=adapters if lmi.enable_lora else {},
         adapter_roots=_adapter_roots(lmi, location.directory, values, env, host),
         downloads=host.cache(env) / "download",
-        vllm_arguments=values | _defaults(values, location.given or lmi.model_id, env, host),
+        vllm_arguments=values | _defaults(values, location.given or model, env, host),
         options=lmi,
         server=server,
         limits=limits(lmi, server, values),
-        environment=_environment(env, host, line.demo) | hidden | cache | lmi.env,
+        environment=_environment(env, host, line.demo) | variables | lmi.env,
         worker_environment=_worker_environment(env, host) | lmi.env,
-        has_model=model_location.has_weights(lmi.model_id, host),
+        has_model=model_location.has_weights(model, host),
         has_devices=host.device_count > 0,
         effective=effective,
         warnings=warnings,
     )
+
+
+@contextmanager
+def _collected(problems: list[Problem]) -> Iterator[None]:
+    """A refusal inside is one of several."""
+    try:
+        yield
+    except ConfigError as error:
+        problems += error.problems
+
+
+def _engine(
+    lmi: LmiOptions,
+    server: ServerSettings,
+    passed: Mapping[str, Any],
+    env: Mapping[str, str],
+    host: Host,
+    warnings: list[str],
+) -> tuple[dict[str, Any], dict[str, str], Host]:
+    """vLLM's arguments, the variables for it, and the machine as far as it is left to the engine.
+
+    Raises:
+        ConfigError: options contradict each other, or ask for more than there is.
+    """
+    first_device = devices.first_device(server, host, warnings)
+    variables = devices.from_device(first_device, host, env)
+    host = replace(host, device_count=host.device_count - first_device)
+    values = {**passed, **engine_arguments(lmi, str(lmi.model_id), passed, host, warnings)}
+    if key := env.get("VLLM_API_KEY"):
+        # Any of the keys opens, wherever it was given.
+        values["api_key"] = list(dict.fromkeys([*values.get("api_key", []), key]))
+    if "data_parallel_size" not in passed:
+        number = devices.copies(server, lmi, values, host, warnings)
+        values |= {"data_parallel_size": number} if number > 1 else {}
+    devices.check(values, host, warnings)
+    return values, variables, host
+
+
+def _about(lmi: LmiOptions, server: ServerSettings, adapters: Mapping[str, Path]) -> Iterator[str]:
+    """Warnings about values that are read otherwise than written."""
+    if server.engine == "MPI":
+        yield "engine=MPI is read as engine=Python: vLLM starts its own processes"
+    if lmi.adapters != "adapters":
+        yield f"adapters={lmi.adapters} has no effect: they stand in adapters/ beside the model"
+    if adapters and not lmi.enable_lora:
+        yield f"adapters {', '.join(adapters)} are not served; option.enable_lora=true would serve them"
 
 
 def _unknown(effective: Mapping[str, Effective]) -> list[Problem]:

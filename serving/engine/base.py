@@ -48,8 +48,8 @@ class Loras(Protocol):
         """
         ...
 
-    async def offer(self, name: str, path: Path) -> None:
-        """Lets requests name an adapter, which the first of them loads.
+    async def offer(self, name: str, path: Path, is_3d_weight: bool = False) -> None:
+        """Lets requests name an adapter, which the first of them loads; the arguments are those of `load`.
 
         Raises:
             AdapterRefused: its files show that it does not load.

@@ -75,11 +75,15 @@ def with_adapter_only(
 
     Args:
         upstream: multiplies each row with the weights of its slot.
-        inputs: (rows, features); those of rows without an adapter count as zeros.
+        inputs: (rows, features).
         weights: (slots, outputs, features), or with a dimension of 1 behind the first.
-        output: (rows, outputs); written, or added to.
+        output: (rows, outputs) or more; written, or added to; rows without an adapter stay as they are.
         indices: (rows,), each row's slot.
         *args: whatever else it takes.
         **kwargs: the same, by name.
     """
-    return upstream(inputs.masked_fill((indices < 0).unsqueeze(1), 0), weights, output, indices, *args, **kwargs)
+    bare = indices < 0
+    kept = output[: len(indices)][bare]
+    upstream(inputs, weights, output, indices.clamp(min=0), *args, **kwargs)
+    # Zeros as inputs would not do: the weights of slot 0 may be infinite.
+    output[: len(indices)][bare] = kept

@@ -14,7 +14,7 @@ from typing import Any
 from weakref import WeakSet
 
 from serving.config.limits import Limits
-from serving.engine.lora_gate import LoraGate
+from serving.engine.lora_gate import KnownLora, LoraGate
 from serving.errors import AdapterRefused, AdapterSlotsExhausted
 
 _SWEEP_S = 0.25
@@ -75,7 +75,7 @@ class EngineGate:
         return await self.loras.add(lora_request)
 
     async def without_lora(self, lora_int_id: int) -> None:
-        """Takes no request for this adapter any more, and waits until those under way are answered."""
+        """Takes no request for this adapter any more, and waits until the engine is done with those under way."""
         self.loras.remove(lora_int_id)
         while any(stream.lora_int_id == lora_int_id for stream in self._streams):
             await asyncio.sleep(_SWEEP_S / 5)
@@ -86,18 +86,28 @@ class EngineGate:
         if self.limits is not None and len(self._streams) >= self.limits.num_in_flight:
             text = f"Worker queue capacity exceeded for model: {self._model_name}"
             raise self._refusal(text, HTTPStatus.SERVICE_UNAVAILABLE)
-        lora_int_id = 0
+        known = None
         if (lora_request := kwargs.get("lora_request")) is not None:
             try:
-                kwargs["lora_request"] = self.loras.usable(lora_request)
+                known = self.loras.usable(lora_request)
             except AdapterRefused as error:
                 raise self._refusal(str(error), error.http_status) from None
-            lora_int_id = lora_request.lora_int_id
-        outputs = method(*args, **kwargs)
-        stream = Outputs(outputs, self.limits or _NONE, self._refusal, self._streams, self.loras, lora_int_id)
+            kwargs["lora_request"] = known.request
+        return Outputs(method(*args, **kwargs), self, known)
+
+    def begin(self, stream: "Outputs") -> None:
+        """`stream` is in flight from now on."""
+        self._streams.add(stream)
         if self._sweeper is None:
             self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
-        return stream
+
+    def end(self, stream: "Outputs") -> None:
+        """`stream` is in flight no more."""
+        self._streams.discard(stream)
+
+    def refused(self, text: str, status: HTTPStatus) -> Exception:
+        """The exception that all routes understand."""
+        return self._refusal(text, status)
 
     def _sweep(self) -> None:
         """Ends the waits that took too long; runs on while anything is in flight."""
@@ -105,6 +115,7 @@ class EngineGate:
         for stream in list(self._streams):
             if stream.is_unused(loop.time()):
                 self._streams.discard(stream)
+                stream.was_dropped = True
             else:
                 stream.expire(loop.time())
         self.loras.slots.admit()
@@ -115,31 +126,24 @@ class Outputs:
     """The outputs of one request; a class, because a generator that is never started never runs its `finally`.
 
     Attributes:
-        lora_int_id: the engine's number of the adapter it is for; 0 for the base model.
+        lora_int_id: the engine's number of the adapter it uses; 0 for the base model, and when the engine is done.
+        was_dropped: nobody read it for so long that nothing waits for it any more.
     """
 
-    def __init__(
-        self,
-        outputs: AsyncGenerator[Any],
-        limits: Limits,
-        refusal: Callable[[str, HTTPStatus], Exception],
-        in_flight: "WeakSet[Outputs]",
-        loras: LoraGate,
-        lora_int_id: int,
-    ):
+    def __init__(self, outputs: AsyncGenerator[Any], gate: EngineGate, known: KnownLora | None):
         self._outputs = outputs
-        self._limits = limits
-        self._refusal = refusal
-        self._in_flight = in_flight
+        self._gate = gate
+        self._limits = gate.limits or _NONE
+        self._known = known
         self._loop = asyncio.get_running_loop()
         self._made_at = self._loop.time()
-        self._allowed_s = limits.first_output_s
+        self._allowed_s = self._limits.first_output_s
         self._deadline: float | None = None
         self._waiting: asyncio.Task[Any] | None = None
         self._is_late = False
-        self._loras = loras
-        self.lora_int_id = lora_int_id
-        in_flight.add(self)
+        self.was_dropped = False
+        self.lora_int_id = known.request.lora_int_id if known is not None else 0
+        gate.begin(self)
 
     def __aiter__(self) -> "Outputs":
         return self
@@ -158,18 +162,21 @@ class Outputs:
                 text = (
                     f"no output within {self._allowed_s:g} s; predict_timeout and chunked_read_timeout bound the wait"
                 )
-                raise self._refusal(text, HTTPStatus.GATEWAY_TIMEOUT) from None
+                raise self._gate.refused(text, HTTPStatus.GATEWAY_TIMEOUT) from None
             raise
         except BaseException:
             self._leave()
             raise
         self._deadline = None
         self._allowed_s = self._limits.gap_s
+        if getattr(output, "finished", False):
+            # The client may take its time to read the rest; whoever waits for the adapter or its slot need not.
+            self._leave_lora()
         return output
 
     async def aclose(self) -> None:
         """Ends the request in the engine."""
-        self._in_flight.discard(self)
+        self._gate.end(self)
         try:
             await self._outputs.aclose()
         finally:
@@ -177,18 +184,25 @@ class Outputs:
 
     async def _enter(self) -> None:
         """Takes its place in flight, which the sweep may have taken away, and waits until its adapter can be used."""
-        self._in_flight.add(self)
-        if self.lora_int_id:
+        self._gate.begin(self)
+        if self._known is not None:
             try:
-                await self._loras.enter(self.lora_int_id, self._outputs)
+                if self.was_dropped:
+                    self._gate.loras.check_kept(self._known)
+                await self._gate.loras.enter(self._known, self._outputs)
             except (AdapterRefused, AdapterSlotsExhausted) as error:
-                raise self._refusal(str(error), HTTPStatus.FAILED_DEPENDENCY) from None
+                raise self._gate.refused(str(error), HTTPStatus.FAILED_DEPENDENCY) from None
 
     def _leave(self) -> None:
-        """Gives its place back; its slot only now, when the engine has heard that the request is over."""
-        self._in_flight.discard(self)
-        if self.lora_int_id:
-            self._loras.slots.release(self.lora_int_id, self._outputs)
+        """Gives its place back."""
+        self._gate.end(self)
+        self._leave_lora()
+
+    def _leave_lora(self) -> None:
+        """Gives its slot back: only now, when the engine is done with it, or has heard that it is over."""
+        if self._known is not None:
+            self._gate.loras.slots.release(self.lora_int_id, self._outputs)
+            self._known, self.lora_int_id = None, 0
 
     def is_unused(self, now: float) -> bool:
         """Nobody has begun to read, and nobody will."""

@@ -26,18 +26,20 @@ _TRUSTED_S = 1.0
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
-@dataclass(slots=True)
-class _Known:
+@dataclass(slots=True, eq=False)
+class KnownLora:
     """An adapter that requests may use.
 
     Attributes:
         request: vLLM's, as the engine is to have it. Its path names the directory, and what is in it.
+        path: the directory.
         stamp: of the files when they were checked.
         seen_at: when the files were last looked at, on the monotonic clock.
         is_loaded: the engine took it.
     """
 
     request: Any
+    path: str
     stamp: _Stamp
     seen_at: float
     is_loaded: bool = False
@@ -48,15 +50,24 @@ class LoraGate:
 
     Args:
         check: reads a directory and raises `AdapterRefused` if it holds no adapter for this model.
+        locate: the directory that a path means to the engine, which fetches a Hub id.
         add_lora: hands an adapter to the engine; raises `AdapterRefused` or `AdapterSlotsExhausted`.
         slots: counts how many are in use.
     """
 
-    def __init__(self, check: Callable[[Path], None], add_lora: Callable[[Any], Awaitable[Any]], slots: LoraSlots):
+    def __init__(
+        self,
+        check: Callable[[Path], None],
+        locate: Callable[[str], str],
+        add_lora: Callable[[Any], Awaitable[Any]],
+        slots: LoraSlots,
+    ):
         self.slots = slots
         self._check = check
+        self._locate = locate
         self._add_lora = add_lora
-        self._known: dict[int, _Known] = {}
+        self._known: dict[int, KnownLora] = {}
+        self._numbers: dict[str, int] = {}
         self._contents: dict[str, list[_Stamp]] = {}
         self._loading = asyncio.Lock()
 
@@ -67,11 +78,28 @@ class LoraGate:
             AdapterRefused: its files are not what the engine can take, or the engine refused it.
             AdapterSlotsExhausted: there is no room for it.
         """
-        known = await self._read(lora_request)
-        answer = await self._add_lora(known.request)
+        began = time.perf_counter()
+        try:
+            known = await self._read(lora_request)
+            answer = await self._add_lora(known.request)
+        except Exception:
+            metrics.ADAPTER_LOADS.labels("failed").inc()
+            raise
+        metrics.ADAPTER_LOADS.labels("loaded").inc()
+        metrics.ADAPTER_LOAD_SECONDS.observe(time.perf_counter() - began)
         known.is_loaded = True
-        self._known[lora_request.lora_int_id] = known
+        self._keep(known)
         return answer
+
+    async def hold(self, lora_request: Any) -> None:
+        """Has the engine take an adapter again that it may have let go of, with the files that were checked.
+
+        Raises:
+            AdapterRefused, AdapterSlotsExhausted: it cannot.
+        """
+        known = self.usable(lora_request)
+        await self._add_lora(known.request)
+        known.is_loaded = True
 
     async def offer(self, lora_request: Any) -> None:
         """Checks an adapter, which the first request for it loads.
@@ -79,61 +107,91 @@ class LoraGate:
         Raises:
             AdapterRefused: its files are not what the engine can take.
         """
-        self._known[lora_request.lora_int_id] = await self._read(lora_request)
+        self._keep(await self._read(lora_request))
 
     def remove(self, lora_int_id: int) -> None:
-        """No request may use it any more."""
-        self._known.pop(lora_int_id, None)
+        """No request may begin to use it any more."""
+        known = self._known.pop(lora_int_id, None)
+        if known is not None and self._numbers.get(known.request.lora_name) == lora_int_id:
+            del self._numbers[known.request.lora_name]
 
-    def usable(self, lora_request: Any) -> Any:
-        """The request as the engine is to have it.
+    def usable(self, lora_request: Any) -> KnownLora:
+        """The adapter; where it was replaced since the request was made, what has its name now.
 
         Raises:
             AdapterRefused: it is not there, or its files are no longer those that were checked.
         """
-        known = self._known.get(lora_request.lora_int_id)
+        number = lora_request.lora_int_id
+        known = self._known.get(number) or self._known.get(self._numbers.get(lora_request.lora_name, 0))
         if known is None:
             raise AdapterRefused(f"adapter {lora_request.lora_name} was unloaded")
         if (now := time.monotonic()) > known.seen_at + _TRUSTED_S:
-            if _stamp(lora_request.lora_path) != known.stamp:
-                raise AdapterRefused(
-                    f"the files of adapter {lora_request.lora_name} are gone or changed: {lora_request.lora_path}; "
-                    "unregister it and register it again"
-                )
+            self._look(known)
             known.seen_at = now
-        return known.request
+        return known
 
-    async def enter(self, lora_int_id: int, user: object) -> None:
+    def check_kept(self, known: KnownLora) -> None:
+        """Refuses an adapter that was given up since `usable`.
+
+        Raises:
+            AdapterRefused: it was.
+        """
+        if self._known.get(known.request.lora_int_id) is not known:
+            raise AdapterRefused(f"adapter {known.request.lora_name} was unloaded")
+
+    async def enter(self, known: KnownLora, user: object) -> None:
         """Waits until the engine may work on this adapter for `user`, and loads it if it was only offered.
 
         Raises:
-            AdapterRefused, AdapterSlotsExhausted: it was given up since `usable`, or does not load.
+            AdapterRefused, AdapterSlotsExhausted: it does not load, or its files have changed meanwhile.
         """
-        known = self._known.get(lora_int_id)
-        if known is None:
-            raise AdapterRefused("the adapter was unloaded")
-        metrics.ADAPTER_REQUESTS.labels(known.request.lora_name).inc()
         if not known.is_loaded:
             async with self._loading:
                 if not known.is_loaded:
-                    await self._add_lora(known.request)
-                    known.is_loaded = True
-        await self.slots.acquire(lora_int_id, user)
+                    await self._load_offered(known)
+        waited = time.monotonic()
+        await self.slots.acquire(known.request.lora_int_id, user)
+        if time.monotonic() > waited + _TRUSTED_S:
+            self._look(known)
+        metrics.ADAPTER_REQUESTS.labels(known.request.lora_name).inc()
 
-    async def _read(self, lora_request: Any) -> _Known:
-        path = lora_request.lora_path
-        stamp = await asyncio.to_thread(self._checked, path)
+    async def _load_offered(self, known: KnownLora) -> None:
+        began = time.perf_counter()
+        try:
+            await self._add_lora(known.request)
+        except Exception:
+            metrics.ADAPTER_LOADS.labels("failed").inc()
+            raise
+        metrics.ADAPTER_LOADS.labels("loaded").inc()
+        metrics.ADAPTER_LOAD_SECONDS.observe(time.perf_counter() - began)
+        known.is_loaded = True
+
+    def _keep(self, known: KnownLora) -> None:
+        self._known[known.request.lora_int_id] = known
+        self._numbers[known.request.lora_name] = known.request.lora_int_id
+
+    def _look(self, known: KnownLora) -> None:
+        """Looks at the files again, which the engine may read at any time."""
+        if _stamp(known.request.lora_path) != known.stamp:
+            raise AdapterRefused(
+                f"the files of adapter {known.request.lora_name} are gone or changed: {known.path}; "
+                "unregister it and register it again"
+            )
+
+    async def _read(self, lora_request: Any) -> KnownLora:
+        path, stamp = await asyncio.to_thread(self._checked, lora_request.lora_path)
         contents = self._contents.setdefault(path, [])
         if stamp not in contents:
             contents.append(stamp)
         # Another text for the same directory: the prefix cache, which goes by it, has nothing of the files before.
         named = msgspec.structs.replace(lora_request, lora_path=path + "/." * contents.index(stamp))
-        return _Known(named, stamp, time.monotonic())
+        return KnownLora(named, path, stamp, time.monotonic())
 
-    def _checked(self, path: str) -> _Stamp:
+    def _checked(self, path: str) -> tuple[str, _Stamp]:
+        path = self._locate(path)
         stamp = _stamp(path)
         self._check(Path(path))
-        return stamp
+        return path, stamp
 
 
 def _stamp(path: str) -> _Stamp:

@@ -59,19 +59,22 @@ class LoraSlots:
         """`user` is done; one that never acquired is no error."""
         if (users := self._users.get(lora_int_id)) is not None:
             users.discard(user)
+            if not users:
+                del self._users[lora_int_id]
             self.admit()
 
     def admit(self) -> None:
         """Ends the waits that can end, first come first served. To be called now and then: users may die silently."""
-        late = time.monotonic() - _PATIENCE_S
+        late, is_blocked = time.monotonic() - _PATIENCE_S, False
         for wait in list(self._waiting):
-            if self._has_room(wait.lora_int_id):
+            is_pinned = wait.lora_int_id in self._pinned
+            if is_pinned or (not is_blocked and self._has_room(wait.lora_int_id)):
                 self._waiting.remove(wait)
                 self._users.setdefault(wait.lora_int_id, WeakSet()).add(wait.user)
                 if not wait.is_over.done():
                     wait.is_over.set_result(None)
             elif wait.since < late:
-                return
+                is_blocked = True
 
     async def pin(self, lora_int_id: int) -> None:
         """Takes a slot away for this adapter alone, once so few others are in use that one is left for it."""
@@ -95,7 +98,7 @@ class LoraSlots:
 
     def _has_room(self, lora_int_id: int) -> bool:
         is_free = not self._pinned and not self._num_pinning
-        return is_free or lora_int_id in self._pinned or self._num_taken(lora_int_id) < self.num_free
+        return is_free or self._num_taken(lora_int_id) < self.num_free
 
     def _num_taken(self, beside: int = 0) -> int:
         """Adapters in use that are not pinned, but for one."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm.lora.request import LoRARequest
+from vllm.lora.utils import get_adapter_absolute_path
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from serving.engine import adapter_files
@@ -28,7 +29,7 @@ _NO_SLOTS = ("No free lora slots", "greater than the number of GPU LoRA slots", 
 def lora_gate(client: Any, args: Namespace) -> LoraGate:
     """What the gate is to know of adapters, before the first one is loaded."""
     checker = _Checker(args.max_lora_rank, Path(client.model_config.model))
-    return LoraGate(checker, partial(_add, client), LoraSlots(args.max_loras))
+    return LoraGate(checker, get_adapter_absolute_path, partial(_add, client), LoraSlots(args.max_loras))
 
 
 class VllmLoras:
@@ -56,9 +57,9 @@ class VllmLoras:
         await self._gate.add_lora(request)
         await self._replace(request)
 
-    async def offer(self, name: str, path: Path) -> None:
+    async def offer(self, name: str, path: Path, is_3d_weight: bool = False) -> None:
         """As `Loras.offer`."""
-        request = self._request(name, path)
+        request = self._request(name, path, is_3d_weight)
         await self._gate.loras.offer(request)
         await self._replace(request)
 
@@ -88,13 +89,13 @@ class VllmLoras:
         await slots.pin(number)
         try:
             # The engine may have let go of it for others; only what it holds can be pinned.
-            await self._gate.add_lora(request)
+            await self._gate.loras.hold(request)
             await _translated(self._client.pin_lora(number))
         except BaseException:
             slots.unpin(number)
             raise
 
-    def _request(self, name: str, path: Path, is_3d_weight: bool = False) -> LoRARequest:
+    def _request(self, name: str, path: Path, is_3d_weight: bool) -> LoRARequest:
         if self._models.is_base_model(name):
             raise AdapterRefused(f"{name} is a name of the base model; choose another one.")
         number = self._models.lora_id_counter.inc(1)

@@ -113,12 +113,12 @@ def _prompts(inputs: Any, stream: bool) -> tuple[list[str | list[int]], bool]:
 
 
 def _models(adapters: Any, model: Any, count: int) -> list[Any]:
-    """Each prompt's adapter, or the model that was named for all."""
+    """Each prompt's adapter, None for the base model; without such a list the model that was named for all."""
     if not isinstance(adapters, list):
         return [model] * count
     if len(adapters) != count:
         raise PayloadError(f"Input parsing failed: {len(adapters)} adapters for {count} prompts")
-    return [adapter or model for adapter in adapters]
+    return [adapter or None for adapter in adapters]
 
 
 def _seed(fields: dict[str, Any]) -> int | None:

@@ -87,7 +87,7 @@ def memory_bytes(server: LmiProcess) -> int:
 
 def gone(text: str) -> bool:
     """The adapter was not there at that moment."""
-    return any(sign in text for sign in ("not found", "was unloaded", "does not exist"))
+    return any(sign in text for sign in ("not found in registry", "was unloaded", "` does not exist."))
 
 
 class Caller:
@@ -191,6 +191,7 @@ def test_campaign(server: LmiProcess, sources: Path, cached: int) -> None:
     ends = sum((caller.ends for caller in callers), Counter())
     assert set(ends) <= {"right", "gone"}, ends
     assert ends["right"] > 2500, ends
+    assert ends["gone"] < 500, ends
     assert num_changes > 50
 
     with httpx.Client(base_url=url, timeout=60) as client:
@@ -285,9 +286,9 @@ def test_bad_adapters(server: LmiProcess, sources: Path) -> None:
         for src in ("/etc", "..", f"{sources}/../x"):
             status, told = registered("outside", src)
             assert (status, "outside option.adapter_roots" in told) == (424, True), (src, told)
-        for name in ("a/b", "..", "x\n", "\x00", "", " "):
-            status, told = registered(name, str(demo.ADAPTERS_DIR / KINDS[1]))
-            assert 400 <= status < 500, (name, status, told)
+        for name in ("a/b", "x\n", "\x00", "", " "):
+            status, told = registered(name, NAMES[0])
+            assert (status, "parameter name" in told) == (400, True), (name, status, told)
         assert registered(KINDS[1], KINDS[1])[0] == 409
         assert client.delete("/adapters/nobody").status_code == 404
         shutil.copytree(demo.ADAPTERS_DIR / KINDS[1], sources / "twice")
@@ -299,4 +300,3 @@ def test_bad_adapters(server: LmiProcess, sources: Path) -> None:
         thread.join()
     assert len(streams) >= len(threads)
     assert {text_of(stream) for stream in streams} == {good}
-    assert metric(server.url, "lmi_adapter_loads_total") > 0

@@ -11,7 +11,9 @@ from threading import Thread
 from typing import Any
 
 import boto3
+import boto3.s3.inject
 import pytest
+from boto3.exceptions import RetriesExceededError
 from huggingface_hub import constants
 from moto.server import ThreadedMotoServer
 
@@ -64,6 +66,20 @@ class TestS3:
         assert copy.parent == tmp_path
         assert fetch("s3://bucket/a/", tmp_path) == copy
         assert [path.name for path in tmp_path.iterdir()] == [copy.name]
+
+    def test_wanted_files(self, s3: Any, tmp_path: Path) -> None:
+        self.put(s3, **{"a/one.json": "1", "a/two.bin": "2", "a/deep/three.json": "3"})
+        assert files(fetch("s3://bucket/a", tmp_path, ["*.json"])) == {"one.json": "1", "deep/three.json": "3"}
+
+    def test_transfer_that_fails(self, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.put(s3, **{"a/one": "1"})
+
+        def fail(*_: Any) -> None:
+            raise RetriesExceededError(OSError("reset"))
+
+        monkeypatch.setattr(boto3.s3.inject, "download_file", fail)
+        with pytest.raises(DownloadFailed, match="s3://bucket/a: Max Retries Exceeded"):
+            fetch("s3://bucket/a", tmp_path)
 
     def test_whole_bucket(self, s3: Any, tmp_path: Path) -> None:
         self.put(s3, one="1")

@@ -62,7 +62,7 @@ def test_top_k(rows: int) -> None:
 @pytest.mark.parametrize("name", cpu_kernels._LORA_KERNELS)
 def test_row_without_adapter(module: ModuleType, name: str) -> None:
     """The middle row has none, and slot 2 of 3 is taken by an adapter of ones."""
-    weights = torch.stack([torch.zeros(2, 4), torch.full((2, 4), 2.0), torch.ones(2, 4)])
+    weights = torch.stack([torch.full((2, 4), float("inf")), torch.full((2, 4), 2.0), torch.ones(2, 4)])
     output = torch.zeros(3, 2)
     rest = (0, 2) if name == "bgmv_expand_slice" else ()
     getattr(module, name)(torch.ones(3, 4), weights, output, torch.tensor([1, -1, 2]), *rest)

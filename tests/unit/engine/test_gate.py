@@ -5,6 +5,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from http import HTTPStatus
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
@@ -50,7 +52,7 @@ def loras(failure: Exception | None = None) -> LoraGate:
             raise failure
         return True
 
-    return LoraGate(lambda path: None, add, LoraSlots(2))
+    return LoraGate(lambda path: None, str, add, LoraSlots(2))
 
 
 @pytest.fixture
@@ -252,3 +254,37 @@ async def test_wait_for_a_slot(adapter: LoraRequest) -> None:
     del second
     assert await asyncio.wait_for(waiting, 1) == "x"
     assert opened.loras.slots.num_waiting == 0
+
+
+async def test_finished_output_frees_the_slot(adapter: LoraRequest) -> None:
+    """A client that does not read the end keeps nobody waiting."""
+
+    class Last(LoraClient):
+        async def generate(self, prompt: str, lora_request: LoraRequest | None = None) -> AsyncGenerator[Any]:
+            yield SimpleNamespace(finished=True)
+            await asyncio.sleep(60)
+
+    opened = gate(Last())
+    await opened.add_lora(adapter)
+    outputs = opened.generate("x", lora_request=adapter)
+    await anext(outputs)
+    await asyncio.wait_for(opened.without_lora(adapter.lora_int_id), 1)
+    assert opened.num_in_flight == 1
+
+
+async def test_dropped_request_of_an_adapter_that_is_gone(adapter: LoraRequest) -> None:
+    """Nothing waits for what nobody reads, so it must not begin afterwards."""
+    opened = gate(LoraClient(0))
+    await opened.add_lora(adapter)
+    outputs = opened.generate("x", lora_request=adapter)
+    await asyncio.wait_for(opened.without_lora(adapter.lora_int_id), 2)
+    with pytest.raises(Refused, match="was unloaded"):
+        await anext(outputs)
+
+
+async def test_stream_that_begins_after_it_was_dropped_is_timed() -> None:
+    opened = gate(Client(60), first_output_s=0.1)
+    outputs = opened.generate("x")
+    await asyncio.sleep(1)
+    with pytest.raises(Refused, match="no output within"):
+        await asyncio.wait_for(anext(outputs), 2)

@@ -32,7 +32,7 @@ class Parts:
         self.folder = folder
         self.loaded: list[LoraRequest] = []
         self.failure: Exception | None = None
-        self.gate = LoraGate(self.check, self.add, LoraSlots(4))
+        self.gate = LoraGate(self.check, str, self.add, LoraSlots(4))
 
     def check(self, path: Path) -> None:
         if not (path / CONFIG).exists():
@@ -65,7 +65,7 @@ async def test_life(parts: Parts) -> None:
     with pytest.raises(AdapterRefused, match="adapter a1 was unloaded"):
         parts.gate.usable(one)
     assert await parts.gate.add(one) is True
-    assert parts.gate.usable(one) == one
+    assert parts.gate.usable(one).request == one
     parts.gate.remove(1)
     with pytest.raises(AdapterRefused, match="adapter a1 was unloaded"):
         parts.gate.usable(one)
@@ -90,19 +90,20 @@ async def test_refused_by_the_engine(parts: Parts) -> None:
 async def test_offered_is_loaded_once(parts: Parts) -> None:
     await parts.gate.offer(parts.request(1))
     assert parts.loaded == []
-    parts.gate.usable(parts.request(1))
+    known = parts.gate.usable(parts.request(1))
     users = [Parts(parts.folder) for _ in range(2)]
-    await asyncio.gather(*[parts.gate.enter(1, user) for user in users])
+    await asyncio.gather(*[parts.gate.enter(known, user) for user in users])
     assert parts.loaded == [parts.request(1)]
 
 
 async def test_offered_is_tried_again(parts: Parts) -> None:
     parts.failure = AdapterRefused("later")
     await parts.gate.offer(parts.request(1))
+    known = parts.gate.usable(parts.request(1))
     with pytest.raises(AdapterRefused, match="later"):
-        await parts.gate.enter(1, parts)
+        await parts.gate.enter(known, parts)
     parts.failure = None
-    await parts.gate.enter(1, parts)
+    await parts.gate.enter(known, parts)
     assert parts.loaded == [parts.request(1)]
 
 
@@ -113,11 +114,11 @@ async def test_changed_files(parts: Parts) -> None:
     with pytest.raises(AdapterRefused, match="the files of adapter a1 are gone or changed"):
         parts.gate.usable(parts.request(1))
     await parts.gate.add(parts.request(2))
-    path = parts.gate.usable(parts.request(2)).lora_path
+    path = parts.gate.usable(parts.request(2)).request.lora_path
     assert path != str(parts.folder)
     assert os.path.samefile(path, parts.folder)
     await parts.gate.add(parts.request(3))
-    assert parts.gate.usable(parts.request(3)).lora_path == path
+    assert parts.gate.usable(parts.request(3)).request.lora_path == path
 
 
 async def test_files_are_looked_at_now_and_then(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,3 +126,42 @@ async def test_files_are_looked_at_now_and_then(parts: Parts, monkeypatch: pytes
     await parts.gate.add(parts.request(1))
     (parts.folder / CONFIG).unlink()
     parts.gate.usable(parts.request(1))
+
+
+async def test_request_of_an_adapter_that_was_replaced(parts: Parts) -> None:
+    """It was looked up before, and gets what has the name now; what is under way keeps what it has."""
+    first, second = parts.request(1), LoraRequest("a1", 2, str(parts.folder))
+    await parts.gate.add(first)
+    before = parts.gate.usable(first)
+    await parts.gate.add(second)
+    parts.gate.remove(1)
+    assert parts.gate.usable(first).request.lora_int_id == 2
+    await parts.gate.enter(before, parts)
+    with pytest.raises(AdapterRefused, match="was unloaded"):
+        parts.gate.check_kept(before)
+    parts.gate.remove(2)
+    with pytest.raises(AdapterRefused, match="was unloaded"):
+        parts.gate.usable(first)
+
+
+async def test_hold_is_no_new_look(parts: Parts) -> None:
+    """Else requests would be answered with weights that nobody checked."""
+    await parts.gate.add(parts.request(1))
+    await parts.gate.hold(parts.request(1))
+    assert parts.loaded == [parts.request(1)] * 2
+    parts.write("{ }")
+    with pytest.raises(AdapterRefused, match="gone or changed"):
+        await parts.gate.hold(parts.request(1))
+
+
+async def test_files_that_change_while_a_request_waits(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    await parts.gate.add(parts.request(1))
+    known = parts.gate.usable(parts.request(1))
+    for _ in range(4):
+        await parts.gate.slots.pin(10 + _)
+    waiting = asyncio.create_task(parts.gate.enter(known, parts))
+    await asyncio.sleep(0.01)
+    parts.write("{ }")
+    parts.gate.slots.unpin(10)
+    with pytest.raises(AdapterRefused, match="gone or changed"):
+        await waiting

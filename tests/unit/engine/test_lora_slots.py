@@ -61,7 +61,7 @@ async def test_turn_of_one_that_waited_long(monkeypatch: pytest.MonkeyPatch) -> 
     (other,) = await started(slots, [2])
     await asyncio.sleep(0.06)
     late = asyncio.create_task(slots.acquire(1, users[1]))
-    await asyncio.sleep(0.01)
+    assert done(await started(slots, [9])) == [True], "a pinned one has its own slot"
     assert done([other, late]) == [False, False]
     slots.release(1, users[0])
     await other

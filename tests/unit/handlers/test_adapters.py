@@ -9,7 +9,7 @@ from handlers.adapter_backends import EngineBackend
 from handlers.adapter_sources import AdapterSources
 from handlers.adapters import AdapterRegistry, Change
 from handlers.user_formatters import UserFormatters
-from serving.errors import AdapterExists, AdapterNotRegistered, AdapterRefused, AdapterSlotsExhausted
+from serving.errors import AdapterExists, AdapterNotRegistered, AdapterRefused, AdapterSlotsExhausted, BadParameter
 from tests.fakes import FakeEngine
 
 pytestmark = pytest.mark.pure
@@ -91,6 +91,39 @@ async def test_loading_and_unloading(parts: Parts) -> None:
     assert loras.sources == {}
 
 
+async def test_updates_that_fail_change_nothing(tmp_path: Path) -> None:
+    hooks = Hooks(update_adapter=AdapterRefused("no"))
+    parts = Parts(tmp_path, hooks)
+    src = parts.adapter("a")
+    await parts.registry.register(Change("a", src, preload=False))
+    with pytest.raises(AdapterRefused, match="no"):
+        await parts.registry.update(Change("a", preload=True, pin=True))
+    assert (parts.engine.loras.loaded, parts.engine.loras.pinned) == (set(), set())
+    hooks.answers["update_adapter"] = "yes"
+    parts.engine.loras.is_full = True
+    with pytest.raises(AdapterSlotsExhausted):
+        await parts.registry.update(Change("a", preload=True, pin=True))
+    assert (parts.engine.loras.sources, parts.engine.loras.loaded) == ({"a": src}, set())
+    assert not parts.registry.describe("a").pin
+
+
+async def test_replacement_that_a_hook_refuses(tmp_path: Path) -> None:
+    hooks = Hooks(register_adapter="welcome")
+    parts = Parts(tmp_path, hooks)
+    before, after = parts.adapter("a", model_py=FORMATTER), parts.adapter("b")
+    await parts.registry.register(Change("a", before))
+    hooks.answers["register_adapter"] = AdapterRefused("stays")
+    with pytest.raises(AdapterRefused, match="stays"):
+        await parts.registry.register(Change("a", after), replace_known=True)
+    assert (parts.engine.loras.sources, parts.formatters.has_input) == ({"a": before}, True)
+
+
+@pytest.mark.parametrize("name", ["", " ", "a/b", "x\n", "\0", "a\u200bb"])
+async def test_name_that_no_route_could_say(parts: Parts, name: str) -> None:
+    with pytest.raises(BadParameter, match="it must be a word without slashes"):
+        await parts.registry.register(Change(name, parts.adapter("a")))
+
+
 async def test_failures_change_nothing(parts: Parts) -> None:
     broken, code = parts.adapter("broken", broken="rank 64"), parts.adapter("code", model_py="1/0")
     full = parts.adapter("full", model_py=FORMATTER)
@@ -127,7 +160,7 @@ async def test_start(parts: Parts) -> None:
 
 
 async def test_adapters_of_other_routes(parts: Parts) -> None:
-    """What vLLM's own routes load and unload is seen."""
+    """What comes by a flag or a plug-in of vLLM's is seen."""
     parts.engine.loras.sources["guest"] = "/elsewhere"
     assert parts.registry.describe("guest").src == "/elsewhere"
     with pytest.raises(AdapterExists):

@@ -75,6 +75,9 @@ async def test_adapter_for_each_prompt(engine: FakeEngine) -> None:
         ("hello", "a2"), ("world", None), ("hello", "a1"), ("world", None)
     ]  # fmt: skip
     engine.requests.clear()
+    await handle(engine, body | {"model": "a1"})
+    assert [request.model for request in engine.requests] == ["a2", None, "a1", None]
+    engine.requests.clear()
     await handle(engine, body, **{HEADER: "a1"})
     assert [request.model for request in engine.requests] == ["a1"] * 4
 

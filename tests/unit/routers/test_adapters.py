@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 
 from serving.errors import ConfigError
 from tests.custom import CustomServer, serving
@@ -96,15 +95,3 @@ async def test_strict_start(tmp_path: Path) -> None:
     assert [problem.text for problem in raised.value.problems] == [
         "the adapter a0 does not load: no", "the adapter a1 does not load: rank 64"
     ]  # fmt: skip
-
-
-async def test_metrics(server: CustomServer, tmp_path: Path) -> None:
-    def counted() -> list[float]:
-        outcomes = [{"outcome": outcome} for outcome in ("loaded", "failed")]
-        return [REGISTRY.get_sample_value("lmi_adapter_loads_total", outcome) or 0 for outcome in outcomes]
-
-    (tmp_path / "fourth/broken").write_text("no")
-    before = counted()
-    for src in ("third", "fourth"):
-        await server.client.post("/adapters", params={"name": src, "src": src})
-    assert counted() == [before[0] + 1, before[1] + 1]
