@@ -10,7 +10,7 @@ MODEL ?=
 FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-long check lint test-e2e bench-start bench-adapters bench-custom lock snapshot demo-model format clean
+.PHONY: help setup serve test test-long check lint test-e2e bench-start bench-adapters bench-config bench-custom docs lock snapshot demo-model format clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,11 +47,17 @@ bench-start: setup ## Time to ready beside vLLM's own server, three alternating 
 bench-adapters: setup ## What registering an adapter costs beside the engine's own part of it
 	@$(BIN)/python -m benchmarks.adapters
 
+bench-config: setup ## What resolving configurations costs
+	@$(BIN)/python -m benchmarks.config
+
 bench-custom: setup ## What a custom handler costs, and what the rest of the server notices of it
 	@$(BIN)/python -m benchmarks.custom
 
 lock: setup ## Rewrite requirements/*.lock from pyproject.toml
 	@sh requirements/lock.sh
+
+docs: setup ## Write docs/configuration.md from the tables that the server reads
+	@$(BIN)/python -m serving.config.document
 
 snapshot: setup ## Rewrite the snapshot of vLLM's arguments
 	@$(BIN)/python -m serving.engine.snapshot

@@ -17,11 +17,11 @@ from typer.core import TyperCommand
 from handlers import resolve as handlers_of
 from handlers.user_code import UserCode
 from serving import demo, log
-from serving.config import report
+from serving.config import explain, report, vllm_command
 from serving.config.command_line import USAGE, wants_help
 from serving.config.host import Host
 from serving.config.resolve import ResolvedConfig, resolve
-from serving.errors import ConfigError
+from serving.errors import ConfigError, Problem
 from serving.starting import Starting
 from serving.user_packages import UserPython, prepare
 
@@ -31,6 +31,17 @@ app = typer.Typer(
 )
 handler_app = typer.Typer(help="For people who write handlers.", no_args_is_help=True)
 app.add_typer(handler_app, name="handler")
+
+
+_CONFIG_FLAGS = ("--json", "--as-vllm", "--explain-lmi", "--check-engine")
+_CONFIG_USAGE = """
+
+Of lmi config itself:
+  --json                   everything as JSON
+  --check-engine           have vLLM's own parser and configuration judge as well (imports vLLM)
+  --as-vllm                the vllm serve command that means the same to the engine
+  --from-vllm 'COMMAND'    the serving.properties that stands for a vllm serve command
+  --explain-lmi            what LMI would do otherwise with the same files and variables"""
 
 
 class _RawCommand(TyperCommand):
@@ -95,6 +106,8 @@ def serve(argv: Sequence[str]) -> int:
         config, code = _resolved(argv)
         for warning in config.warnings:
             logger.warning("%s", warning)
+        if differing := len(explain.differences(config)):
+            logger.info("LMI would do %d things otherwise; lmi config --explain-lmi lists them", differing)
         return _serve(config, code, starting, began)
     except ConfigError as error:
         _print_problems(error)
@@ -106,23 +119,59 @@ def serve(argv: Sequence[str]) -> int:
 
 
 def show_config(argv: Sequence[str]) -> int:
-    """Runs `lmi config` with `argv`: those of `lmi serve`, and `--json`; returns the exit code a start would have."""
-    as_json = "--json" in argv
-    argv = [argument for argument in argv if argument != "--json"]
-    if wants_help(argv):
-        print(USAGE.replace("lmi serve [MODEL]", "lmi config [--json] [MODEL]", 1))
-        return 0
+    """Runs `lmi config` with `argv`: those of `lmi serve`, and its own; returns the exit code a start would have."""
+    asked = {flag for flag in _CONFIG_FLAGS if flag in argv}
+    argv = [argument for argument in argv if argument not in asked]
     try:
+        if "--from-vllm" in argv:
+            print(vllm_command.from_vllm(_value_of("--from-vllm", argv)), end="")
+            return 0
+        if wants_help(argv):
+            print(USAGE.replace("lmi serve [MODEL]", "lmi config [MODEL]", 1) + _CONFIG_USAGE)
+            return 0
         config, code = _resolved(argv)
+        if "--check-engine" in asked:
+            _check_engine(config)
     except ConfigError as error:
-        if as_json:
+        if "--json" in asked:
             print(json.dumps(report.problems_as_data(error.problems), indent=2))
         else:
             _print_problems(error)
         return error.exit_code
     handler = handlers_of.described(config, code)
-    print(json.dumps(report.as_data(config, handler), indent=2) if as_json else report.as_text(config, handler))
+    if "--json" in asked:
+        print(json.dumps(report.as_data(config, handler) | {"lmi": explain.differences(config)}, indent=2))
+    elif "--as-vllm" in asked:
+        print(vllm_command.as_vllm(config))
+    elif "--explain-lmi" in asked:
+        print("\n".join(f"- {text}" for text in explain.differences(config)) or "LMI would do the same.")
+    else:
+        print(report.as_text(config, handler))
     return 0
+
+
+def _value_of(flag: str, argv: Sequence[str]) -> str:
+    """The word behind a flag.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    rest = argv[argv.index(flag) + 1 :]
+    if not rest:
+        raise ConfigError([Problem("USAGE", f"{flag} expects a command, as one word: {flag} 'vllm serve MODEL ...'")])
+    return " ".join(rest) if len(rest) > 1 else rest[0]
+
+
+def _check_engine(config: ResolvedConfig) -> None:
+    """Has vLLM's parser and its configuration judge, without loading the model.
+
+    Raises:
+        ConfigError: one of them refuses.
+    """
+    os.environ.update(config.environment)
+    from serving.engine.engine_args import check, namespace
+
+    check(namespace(config.vllm_arguments))
 
 
 def _resolved(argv: Sequence[str]) -> tuple[ResolvedConfig, UserCode | None]:

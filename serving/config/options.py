@@ -120,10 +120,10 @@ def _entry_point(value: Any) -> str:
 
 
 def _variables(value: Any) -> dict[str, str]:
-    """`A=1,B=2`."""
+    """`A=1,B=2`; a comma that no name follows belongs to the value before it."""
     if isinstance(value, dict):
         return value
-    pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+    pairs = [pair.partition("=") for pair in re.split(r",(?=\s*[A-Za-z_]\w*\s*=)", value) if pair.strip()]
     if any(not separator or not name.strip() for name, separator, _ in pairs):
         raise ValueError("expected NAME=VALUE,NAME=VALUE")
     return {name.strip(): text.strip() for name, _, text in pairs}

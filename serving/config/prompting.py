@@ -43,7 +43,7 @@ def chat_template(text: str, model_dir: Path | None, host: Host, problems: list[
     if any(sign in text for sign in "{}\n"):
         return text
     if model_dir is not None and not Path(text).is_absolute() and (model_dir / text).is_file():
-        return str(model_dir / text)
+        return host.text(model_dir / text)
     if host.path(text).is_file():
         return absolute(text)
     if not _BUNDLED.fullmatch(text):

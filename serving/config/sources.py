@@ -29,6 +29,7 @@ ORDER = (
     "HF_*",
     "OPTION_* and SERVING_*",
     "older variables of single options",
+    "config.properties",
 )
 """The sources, strongest first."""
 

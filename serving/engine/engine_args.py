@@ -25,3 +25,18 @@ def namespace(values: Mapping[str, Any]) -> Namespace:
         return parse_arguments(tokens)
     except ValueError as error:
         raise ConfigError([Problem("ARGPARSE", f"vLLM refuses an argument: {error}")]) from None
+
+
+def check(args: Namespace) -> None:
+    """Has vLLM make its configuration of `args`, which loads nothing but the model's description.
+
+    Raises:
+        ConfigError: vLLM refuses (`ENGINE`).
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    try:
+        AsyncEngineArgs.from_cli_args(args).create_engine_config()
+    except Exception as error:  # whatever a model's description or an argument makes vLLM raise
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError([Problem("ENGINE", f"vLLM refuses the configuration: {text}")]) from None

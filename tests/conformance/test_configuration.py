@@ -25,7 +25,7 @@ def test_case(case: Case, tmp_path: Path, record_property) -> None:
     record_property("case", (case.contract, case.id, bool(case.deviation)))
     expect = case.expect
     host = Host(device_count=case.given.get("gpus", 1), memory_bytes=8 * GIB, root=tmp_path, fetch=fetched)
-    env, argv = _prepared(case.given, host)
+    env, argv = prepared(case.given, host)
     if "error" in expect:
         with pytest.raises(ConfigError) as raised:
             resolve(env, argv, host, demo.MODEL_DIR)
@@ -34,15 +34,11 @@ def test_case(case: Case, tmp_path: Path, record_property) -> None:
         assert str(problem).replace(str(tmp_path), "<root>").startswith(expect["says"])
         return
     config = resolve(env, argv, host, demo.MODEL_DIR)
-    values = {
-        name: value.replace("<root>", str(tmp_path)) if isinstance(value, str) else value
-        for name, value in expect.get("vllm", {}).items()
-    }
     base = _base(config.options.model_id if "from" in expect else expect.get("model", "org/m"), host)
     if "from" in expect:
         assert config.options.model_id.startswith(expect["from"]), config.options.model_id
         base |= {"served_model_name": ["lmi", expect.get("model", base["model"])]}
-    assert config.vllm_arguments == base | values
+    assert config.vllm_arguments == base | expect.get("vllm", {})
     warnings = [*config.warnings, *without_effect(config.mode, config.options, None, config.server.batch_size)]
     assert len(warnings) == expect.get("warnings", 0), warnings
     assert {name: f"/{path.relative_to(tmp_path)}" for name, path in config.adapters.items()} == expect.get(
@@ -66,7 +62,7 @@ def fetched(url: str, directory: Path) -> Path:
     return path
 
 
-def _prepared(given: dict[str, Any], host: Host) -> tuple[dict[str, str], list[str]]:
+def prepared(given: dict[str, Any], host: Host) -> tuple[dict[str, str], list[str]]:
     """Variables and flags of a case, its files written."""
     host.path(STORE).mkdir(parents=True)
     files = dict(given.get("files", {}))

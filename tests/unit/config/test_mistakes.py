@@ -5,22 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from serving.config.document import MISTAKES, TARGET, document, said
 from serving.config.host import Host
 from serving.config.resolve import resolve
 from serving.errors import ConfigError
 
 pytestmark = pytest.mark.pure
 WAYS = "give a model: lmi serve MODEL, or HF_MODEL_ID=MODEL, or option.model_id=MODEL in serving.properties"
-
-
-def said(store: Path, file: str, env: dict[str, str]) -> list[str]:
-    """The problems, or else the warnings, of a server with this file in its store and these variables."""
-    (store / "serving.properties").write_text(file)
-    env = {"SERVING_MODEL_STORE": str(store), "HF_MODEL_ID": "org/m"} | env
-    try:
-        return list(resolve(env, [], Host(device_count=1), store).warnings)
-    except ConfigError as error:
-        return [str(problem) for problem in error.problems]
 
 
 @pytest.mark.parametrize(
@@ -64,6 +55,20 @@ def said(store: Path, file: str, env: dict[str, str]) -> list[str]:
 )  # fmt: skip
 def test_mistake(tmp_path: Path, file: str, env: dict[str, str], line: str) -> None:
     assert said(tmp_path, file, env) == [line]
+
+
+def test_document_is_current() -> None:
+    assert TARGET.read_text("utf-8") == document(), "run `make docs`"
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake[0])
+def test_mistakes_of_the_document(tmp_path: Path, mistake: tuple[str, str, dict[str, str]]) -> None:
+    """Each has one answer, which names what was written."""
+    _, file, env = mistake
+    (line,) = said(tmp_path, file, env)
+    (key, *_) = [*file.splitlines(), *env][0].split("=")
+    name = key.removeprefix("option.").removeprefix("OPTION_").removeprefix("SERVING_").lower()
+    assert name in line.lower() or key in line
 
 
 def test_all_at_once(tmp_path: Path) -> None:
