@@ -93,11 +93,13 @@ class AdapterRegistry:
     Args:
         backend: acts on a change.
         sources: finds their files.
+        allows_code: they may bring formatters of their own.
     """
 
-    def __init__(self, backend: AdapterBackend, sources: AdapterSources):
+    def __init__(self, backend: AdapterBackend, sources: AdapterSources, allows_code: bool = True):
         self._backend = backend
         self._sources = sources
+        self._allows_code = allows_code
         self._adapters: dict[str, Adapter] = {}
         self._changing = asyncio.Lock()
 
@@ -163,6 +165,8 @@ class AdapterRegistry:
                 has_code=_has_code(directory),
                 is_3d_weight=change.is_3d_weight,
             )
+            if adapter.has_code and not self._allows_code:
+                raise AdapterRefused(f"{change.name} has a model.py, which DISALLOW_CUSTOM_INFERENCE_SCRIPTS forbids")
             if adapter.pin and not adapter.preload:
                 raise AdapterRefused("Can not set preload to false and pin to true")
             told = await self._backend.load(replace(change, src=directory), adapter)

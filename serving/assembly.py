@@ -243,7 +243,8 @@ class Assembly:
         return built
 
     def _registry(self, backend: AdapterBackend) -> AdapterRegistry:
-        return AdapterRegistry(backend, AdapterSources(self._config.adapter_roots, self._config.downloads))
+        sources = AdapterSources(self._config.adapter_roots, self._config.downloads)
+        return AdapterRegistry(backend, sources, self._config.allows_adapter_code)
 
     async def _started_adapters(self) -> AdapterRegistry:
         """The adapters; where the engine keeps them, it is started for that.

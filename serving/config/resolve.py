@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from serving.config import addresses, devices, lmcache, mode, past, prompting
+from serving.config import addresses, devices, lmcache, mode, past, prompting, secure
 from serving.config import model as model_location
 from serving.config.command_line import scan
 from serving.config.host import Host, absolute
@@ -53,6 +53,7 @@ class ResolvedConfig:
         adapters: name to directory of the LoRA adapters to load at start.
         adapter_roots: directories, and prefixes of what is downloaded, under which adapters given over HTTP must lie.
         downloads: where to keep what is downloaded.
+        allows_adapter_code: adapters given over HTTP may bring formatters.
         vllm_arguments: argument name to typed value; what is absent keeps vLLM's default.
         options: LMI's options, typed.
         server: the server's own settings, typed.
@@ -71,6 +72,7 @@ class ResolvedConfig:
     adapters: Mapping[str, Path]
     adapter_roots: Sequence[str]
     downloads: Path
+    allows_adapter_code: bool
     vllm_arguments: Mapping[str, Any]
     options: LmiOptions
     server: ServerSettings
@@ -147,6 +149,7 @@ def resolve(
         variables |= lmcache.environment(lmi, server, values, location.directory, host, problems)
         _make_paths_absolute(values, host)
         _check_files(values, host, problems)
+    secure.check(lmi, effective, location.directory, env, host, problems)
     adapters = _adapters(fetched) | _adapters(location.directory)
     warnings += _about(lmi, server, adapters)
     if problems:
@@ -158,6 +161,7 @@ def resolve(
         adapters=adapters if lmi.enable_lora else {},
         adapter_roots=_adapter_roots(lmi, location.directory, values, env, host),
         downloads=host.cache(env) / "download",
+        allows_adapter_code=secure.allows_code(env),
         vllm_arguments=values | _defaults(values, location.given or model, env, host),
         options=lmi,
         server=server,

@@ -153,8 +153,10 @@ def from_environment(env: Mapping[str, str], warnings: list[str]) -> "Variables"
     """The settings in environment variables, in LMI's spelling, SageMaker's and TGI's.
 
     Raises:
-        ConfigError: two spellings of one option disagree (`CONFLICT`), or TGI's `ENABLE_CUDA_GRAPHS` is no boolean.
+        ConfigError: two spellings of one option disagree (`CONFLICT`), TGI's `ENABLE_CUDA_GRAPHS` is no boolean, or
+            another engine is asked for (`UNSUPPORTED`).
     """
+    _older_server(env, warnings)
     given = {name: (value, name) for name, value in env.items() if value}
     given |= {name: entry for name, entry in _from_tgi(env, warnings).items() if name not in given}
     hub = [Setting(name, *given[key], spelling=option) for key, (name, option) in _HF_VARIABLES.items() if key in given]
@@ -183,6 +185,18 @@ def from_environment(env: Mapping[str, str], warnings: list[str]) -> "Variables"
     ]
     sagemaker = [*_payload_limit(given, warnings), *sagemaker]
     return Variables(sagemaker, hub, regular, older)
+
+
+def _older_server(env: Mapping[str, str], warnings: list[str]) -> None:
+    """Variables of LMI's Java server and images that are none of its keys."""
+    if "trtllm" in (features := env.get("SERVING_FEATURES", "")) and "vllm" not in features:
+        problem = Problem(
+            "UNSUPPORTED", f"SERVING_FEATURES={features}: vLLM is the only engine here", "SERVING_FEATURES"
+        )
+        raise ConfigError([problem])
+    for name in ("SERVING_OPTS", "JAVA_OPTS", "DEFAULT_JVM_OPTS"):
+        if env.get(name):
+            warnings.append(f"{name} has no effect: there is no Java here; VLLM_LOGGING_LEVEL=DEBUG logs more")
 
 
 def _payload_limit(given: Mapping[str, tuple[str, str]], warnings: list[str]) -> list[Setting]:

@@ -65,11 +65,13 @@ _REFUSALS = {HTTPStatus.SERVICE_UNAVAILABLE: EngineOverloaded, HTTPStatus.GATEWA
 _DATA = b"data: "
 _ERROR_EVENT = 'data: {"error"'
 _REMEDIES = (
+    (r"No space left", "make room where models are kept (HF_HOME), or name another place with option.download_dir"),
     (r"out of memory|KV cache|memory utilization|[Aa]vailable memory", "lower option.max_model_len, "
      "option.max_rolling_batch_size or option.gpu_memory_utilization"),
     (r"NUMA nodes", "set option.tensor_parallel_degree=1: one CPU is one device to vLLM"),
     (r"quantization method|quantized", "leave option.quantize out for a quantized model, or choose another method"),
     (r"trust_remote_code", "set option.trust_remote_code=true if you trust the model's code"),
+    (r"gated repo|awaiting a review", "accept the model's terms on the Hub and set HF_TOKEN"),
     (r"Repo id|[Hh]ugging ?[Ff]ace|offline", "check the model id, HF_TOKEN and the network, or give a local directory"),
     (r"\bdtype\b", "choose another option.dtype"),
     (r"not supported", "see vLLM's list of supported models and quantization methods"),
