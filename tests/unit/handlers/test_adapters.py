@@ -127,7 +127,7 @@ async def test_name_that_no_route_could_say(parts: Parts, name: str) -> None:
 async def test_code_where_it_is_forbidden(parts: Parts) -> None:
     sources = AdapterSources([str(parts.root)], parts.root / "copies")
     registry = AdapterRegistry(EngineBackend(parts.engine, parts.formatters, None), sources, allows_code=False)
-    with pytest.raises(AdapterRefused, match="a has a model.py, which DISALLOW_CUSTOM_INFERENCE_SCRIPTS forbids"):
+    with pytest.raises(AdapterRefused, match=r"a has a model\.py, which DISALLOW_CUSTOM_INFERENCE_SCRIPTS forbids"):
         await registry.register(Change("a", parts.adapter("a", model_py=FORMATTER)))
     await registry.register(Change("b", parts.adapter("b")))
 
