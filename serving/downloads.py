@@ -9,7 +9,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -39,20 +40,42 @@ def fetch(source: str, directory: Path, patterns: Sequence[str] | None = None) -
     """
     try:
         return _from_hub(source, patterns) if source.startswith("hf://") else _from_s3(source, directory, patterns)
+    except ValueError as error:  # no name for the Hub
+        raise DownloadFailed(f"{source}: {str(error).strip().splitlines()[0]}") from None
     except OSError as error:
         raise DownloadFailed(f"{source}: {error.strerror or error}") from None
 
 
+def check_model(name: str, revision: str | None, token: str | bool | None) -> None:
+    """Whether the Hub, or its cache, has this model for us: loading it says the same at length, and late.
+
+    A name that is none of the Hub's, and a model without a configuration, are left to vLLM.
+
+    Raises:
+        DownloadFailed: it has not.
+    """
+    from huggingface_hub import errors, hf_hub_download
+
+    with suppress(errors.EntryNotFoundError, errors.HFValidationError), _hub_errors(name, revision):
+        hf_hub_download(name, "config.json", revision=revision, token=token)
+
+
 def _from_hub(source: str, patterns: Sequence[str] | None) -> Path:
-    from huggingface_hub import errors, snapshot_download
+    from huggingface_hub import snapshot_download
 
     name, _, revision = source.removeprefix("hf://").strip("/").partition("@")
+    wanted = list(patterns) if patterns is not None else None
+    with _hub_errors(source, revision):
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=wanted))
+
+
+@contextmanager
+def _hub_errors(source: str, revision: str | None) -> Iterator[None]:
+    """What the Hub's client raises, in one line."""
+    from huggingface_hub import errors
+
     try:
-        return Path(
-            snapshot_download(
-                name, revision=revision or None, allow_patterns=list(patterns) if patterns is not None else None
-            )
-        )
+        yield
     except errors.GatedRepoError:
         text = "is gated; accept its terms on the Hub and set HF_TOKEN"
     except errors.RepositoryNotFoundError:
@@ -61,8 +84,12 @@ def _from_hub(source: str, patterns: Sequence[str] | None) -> Path:
         text = f"has no revision {revision!r}"
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
         text = "is not in the cache, and the Hub cannot be reached; check the network, HF_ENDPOINT and HF_HUB_OFFLINE"
-    except (errors.HfHubHTTPError, errors.HFValidationError) as error:
+    except errors.EntryNotFoundError:
+        raise
+    except errors.HfHubHTTPError as error:
         text = str(error).strip().splitlines()[0]
+    else:
+        return
     raise DownloadFailed(f"{source}: {text}")
 
 

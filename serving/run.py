@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from serving import downloads
 from serving.assembly import Assembly, Launched, Setup
 from serving.config.resolve import ResolvedConfig
 from serving.engine import vllm_app
@@ -77,6 +78,20 @@ def _is_upstreams(setup: Setup) -> bool:
     return setup.config.options.invocations_api == "openai" and not has_handler
 
 
+def _check_model(args: Namespace) -> None:
+    """Refuses a Hub id that cannot be had, before vLLM is imported for it.
+
+    Raises:
+        ConfigError: the Hub does not have it for us.
+    """
+    if os.path.isdir(args.model) or os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true"):
+        return
+    try:
+        downloads.check_model(args.model, args.revision, args.hf_token)
+    except downloads.DownloadFailed as error:
+        raise ConfigError([Problem("NOT_FOUND", f"the model {error}")]) from None
+
+
 class _Launcher:
     """Starts vLLM's engine once, and ends it."""
 
@@ -90,6 +105,7 @@ class _Launcher:
     async def launch(self, is_late: bool) -> Launched:
         """As `Launch`; beside running requests, what would block them is done on another thread."""
         config, args = self._config, self._args
+        await asyncio.to_thread(_check_model, args)
         if is_late:
             await asyncio.to_thread(importlib.import_module, "serving.engine.vllm_engine")
         from serving.engine.vllm_engine import VllmEngine

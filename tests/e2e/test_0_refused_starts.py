@@ -37,6 +37,15 @@ def test_missing_model_directory() -> None:
     assert "give a model" in line
 
 
+def test_model_that_cannot_be_fetched() -> None:
+    code, (line,) = refused("nobody/nothing", "--port", "0", HF_HUB_OFFLINE="1")
+    assert code == 1
+    assert line == (
+        "lmi: error: the model nobody/nothing: is not in the cache, and the Hub cannot be reached; check the network, "
+        "HF_ENDPOINT and HF_HUB_OFFLINE"
+    )
+
+
 def test_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

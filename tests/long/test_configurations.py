@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import boto3
 import httpx
 import pytest
+from moto.server import ThreadedMotoServer
 
 from serving import demo
 from tests.conftest import ROOT
@@ -127,6 +129,45 @@ def assert_passed_through(process: LmiProcess) -> None:
                 assert answer.status_code == 200, answer.text
     assert metric(process.url, "vllm:spec_decode_num_draft_tokens_total") > 0
     assert_answers(process)
+
+
+def test_model_and_adapter_on_s3(store: Path, tmp_path: Path) -> None:
+    """The model as an archive, an adapter as files; nothing is on this machine before."""
+    bucket = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    bucket.start()
+    host, port = bucket.get_host_and_port()
+    env = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    s3 = boto3.client(
+        "s3", endpoint_url=env["AWS_ENDPOINT_URL"], aws_access_key_id="x", aws_secret_access_key="x",
+        region_name="us-east-1",
+    )  # fmt: skip
+    s3.create_bucket(Bucket="models")
+    s3.upload_file(shutil.make_archive(str(tmp_path / "demo"), "gztar", store), "models", "llm/demo.tar.gz")
+    for file in (demo.ADAPTERS_DIR / "pirate").iterdir():
+        s3.upload_file(str(file), "models", f"adapters/pirate/{file.name}")
+    shutil.rmtree(store)
+    env |= {
+        "HF_MODEL_ID": "s3://models/llm",
+        "SERVING_DOWNLOAD_DIR": str(tmp_path / "copies"),
+        "OPTION_ENABLE_LORA": "true",
+        "OPTION_ADAPTER_ROOTS": "s3://models/adapters/",
+        "OPTION_MAX_MODEL_LEN": "512",
+    }
+    try:
+        with served(**env) as process:
+            assert_answers(process)
+            query = {"name": "pirate", "src": "s3://models/adapters/pirate"}
+            answer = httpx.post(f"{process.url}/adapters", params=query, timeout=60)
+            assert answer.json() == {"status": "Adapter pirate registered"}
+            assert httpx.get(f"{process.url}/adapters/pirate").json()["src"] == query["src"]
+            assert_answers(process, "pirate")
+    finally:
+        bucket.stop()
 
 
 @pytest.mark.parametrize("method", ["fp8", "bitsandbytes"])

@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from moto.server import ThreadedMotoServer
 
 from serving import downloads
-from serving.downloads import DownloadFailed, fetch
+from serving.downloads import DownloadFailed, check_model, fetch
 
 pytestmark = pytest.mark.pure
 
@@ -164,7 +164,11 @@ class Hub(BaseHTTPRequestHandler):
             siblings = [{"rfilename": path} for path in FILES]
             self._send(200, json.dumps({"id": name, "sha": COMMIT, "siblings": siblings}).encode())
         else:
-            data = FILES["/".join(parts[4:])]
+            data = FILES.get("/".join(parts[4:]), b"")
+            if parts[3] not in ("main", "v1", COMMIT):
+                return self._send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+            if not data:
+                return self._send(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
             etag = hashlib.sha1(data).hexdigest()
             self._send(200, data, {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT})
 
@@ -217,3 +221,22 @@ class TestHub:
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         with pytest.raises(DownloadFailed, match=r"^hf://org/good: is not in the cache, and the Hub cannot be reached"):
             fetch("hf://org/good", tmp_path)
+
+    @pytest.mark.parametrize(
+        ("name", "revision", "text"),
+        [
+            ("org/gated", None, "is gated; accept its terms on the Hub and set HF_TOKEN"),
+            ("org/nobody", None, "is not on the Hub, or is private; check the name, or set HF_TOKEN"),
+            ("org/good", "v9", "has no revision 'v9'"),
+        ],
+    )
+    def test_model_that_cannot_be_had(
+        self, hub: ThreadingHTTPServer, name: str, revision: str | None, text: str
+    ) -> None:
+        with pytest.raises(DownloadFailed) as raised:
+            check_model(name, revision, None)
+        assert str(raised.value) == f"{name}: {text}"
+
+    def test_model_without_a_configuration(self, hub: ThreadingHTTPServer) -> None:
+        """It may be one of another layout, which is vLLM's to judge."""
+        check_model("org/good", None, None)
