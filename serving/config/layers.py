@@ -23,7 +23,7 @@ def read_layers(
     Raises:
         ConfigError: a source that cannot be read, or no such model.
     """
-    config_file = from_yaml(host.path(line.config_file)) if line.config_file is not None else []
+    config_file = from_yaml(host.path(line.config_file), warnings) if line.config_file is not None else []
     variables = from_environment(env, warnings)
     server_file = server_files.read(line.server_file, env, host, warnings)
     hub, regular = variables.hub, variables.regular

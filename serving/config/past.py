@@ -80,7 +80,11 @@ IGNORED: Mapping[str, str] = {
         _JAVA,
     ),
     **dict.fromkeys(
-        ("cache_entry_limit", "cache_limit", "cache_batch", "ddb_table_name", "s3_cache_bucket", "s3_cache_key_prefix"),
+        (
+            *("cache_entry_limit", "cache_limit", "cache_batch", "cache_multitenant", "cache_cleanup_interval"),
+            *("memory_cache_capacity", "ddb_cache", "ddb_table_name", "s3_cache_bucket", "s3_cache_key_prefix"),
+            *("s3_cache_autocreate", "s3_cache_multitenant"),
+        ),
         _CACHE,
     ),
 }

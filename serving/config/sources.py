@@ -50,6 +50,16 @@ _TGI_VARIABLES = {
     "ENABLE_CUDA_GRAPHS": "OPTION_ENFORCE_EAGER",
 }
 """TGI's variables that LMI's container reads, and LMI's own, which are stronger."""
+_SAMPLING = {
+    "temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "max_tokens": "max_new_tokens",
+}  # fmt: skip
+"""Sampling defaults in a block `backend`, by their names in a generation config."""
+_CLIENTS_OWN = {
+    "type": "it is the client's name for the server",
+    "api_base": "it says where the client looks for the server",
+    "api_key": "the client's key; the server's is api_key outside the block",
+    "function_calling": "set tool_call_parser and enable_auto_tool_choice",
+}
 _READ_ELSEWHERE = frozenset({"SERVING_DOWNLOAD_DIR", "SERVING_OPTS", "SERVING_FEATURES"})
 """Variables that look like one of the server's keys and are none."""
 _PAYLOAD_MB, _PAYLOAD_BYTES = "SAGEMAKER_MAX_PAYLOAD_IN_MB", "SAGEMAKER_MAX_REQUEST_SIZE"
@@ -194,6 +204,10 @@ def _older_server(env: Mapping[str, str], warnings: list[str]) -> None:
             "UNSUPPORTED", f"SERVING_FEATURES={features}: vLLM is the only engine here", "SERVING_FEATURES"
         )
         raise ConfigError([problem])
+    if (size := env.get("DJL_CLUSTER_SIZE", "1")) not in ("", "1"):
+        text = f"DJL_CLUSTER_SIZE={size}: this server does not start others"
+        remedy = "spread one engine with vLLM's own arguments (nnodes, data_parallel_*), or run replicas"
+        raise ConfigError([Problem("UNSUPPORTED", text, "DJL_CLUSTER_SIZE", remedy)])
     for name in ("SERVING_OPTS", "JAVA_OPTS", "DEFAULT_JVM_OPTS"):
         if env.get(name):
             warnings.append(f"{name} has no effect: there is no Java here; VLLM_LOGGING_LEVEL=DEBUG logs more")
@@ -251,8 +265,10 @@ def _from_tgi(env: Mapping[str, str], warnings: list[str]) -> dict[str, tuple[st
     return found
 
 
-def from_yaml(path: Path) -> list[Setting]:
+def from_yaml(path: Path, warnings: list[str]) -> list[Setting]:
     """The settings of upstream's `--config` file: flat keys in vLLM's names, nested mappings for JSON arguments.
+
+    A block `backend`, as in the files of programs that start vLLM themselves, is read as if it stood outside.
 
     Raises:
         ConfigError: the file is missing or is not a YAML mapping.
@@ -267,9 +283,28 @@ def from_yaml(path: Path) -> list[Setting]:
         ) from None
     if not isinstance(content, dict):
         raise ConfigError([Problem("VALIDATION", f"--config {path} must hold `name: value` lines")])
+    if isinstance(backend := content.get("backend"), dict):
+        content = {key: value for key, value in content.items() if key != "backend"} | _flat(backend, path, warnings)
     return [
         _named(str(key).replace("-", "_"), _yaml_text(value), f"{path.name} {key}") for key, value in content.items()
     ]
+
+
+def _flat(backend: Mapping[str, Any], path: Path, warnings: list[str]) -> dict[str, Any]:
+    """The entries of a block `backend` in vLLM's names; a client's own are left out."""
+    flat = {}
+    sampling = {}
+    for key, value in backend.items():
+        if key in _CLIENTS_OWN:
+            warnings.append(f"backend.{key} ({path.name}) has no effect: {_CLIENTS_OWN[key]}")
+        elif key in _SAMPLING:
+            sampling[_SAMPLING[key]] = value
+        else:
+            flat[key] = value
+    if sampling:
+        given = flat.get("override_generation_config", flat.get("override-generation-config", {}))
+        flat["override_generation_config"] = sampling | (given if isinstance(given, dict) else {})
+    return flat
 
 
 def _yaml_text(value: Any) -> str:

@@ -80,6 +80,8 @@ def test_variables(tmp_path: Path) -> None:
 def test_another_engine() -> None:
     with pytest.raises(ConfigError, match="SERVING_FEATURES=trtllm: vLLM is the only engine here"):
         resolve({"SERVING_FEATURES": "trtllm"}, ["org/m"], Host(), demo.MODEL_DIR)
+    with pytest.raises(ConfigError, match="DJL_CLUSTER_SIZE=2: this server does not start others"):
+        resolve({"DJL_CLUSTER_SIZE": "2"}, ["org/m"], Host(), demo.MODEL_DIR)
     assert resolve({"SERVING_FEATURES": "vllm,trtllm"}, ["org/m"], Host(), demo.MODEL_DIR).warnings == []
     assert resolve({"JAVA_OPTS": "-Xmx1g"}, ["org/m"], Host(), demo.MODEL_DIR).warnings == [
         "JAVA_OPTS has no effect: there is no Java here; VLLM_LOGGING_LEVEL=DEBUG logs more"

@@ -244,7 +244,7 @@ def test_config_file_of_vllm(tmp_path: Path) -> None:
         "model: org/m\ntensor-parallel-size: 2\nenforce_eager: on\nserved-model-name: [a, b]\n"
         "compilation-config: {mode: 3}\nrevision: 2024-01-01\ndtype: ~\nmax_model_len: '16k'\nnope: 1\n"
     )
-    settings = from_yaml(path)
+    settings = from_yaml(path, [])
     assert [(setting.name, setting.text) for setting in settings] == [
         ("model", "org/m"),
         ("tensor_parallel_size", "2"),
@@ -258,6 +258,21 @@ def test_config_file_of_vllm(tmp_path: Path) -> None:
     ]
     assert settings[1].origin == "c.yaml tensor-parallel-size"
     assert [setting.name for setting in settings if not setting.known] == ["nope"]
+
+
+def test_block_of_a_program_that_starts_vllm(tmp_path: Path) -> None:
+    path, warnings = tmp_path / "c.yaml", list[str]()
+    path.write_text(
+        "seed: 7\nbackend:\n  type: vllm\n  model: org/m\n  host: localhost\n  port: 8000\n  api_base: http://localhost\n"
+        "  temperature: 0.7\n  max_tokens: 512\n  dtype: auto\n  function_calling: {enabled: true}\n"
+    )
+    assert [(setting.name, setting.text) for setting in from_yaml(path, warnings)] == [
+        ("seed", "7"), ("model", "org/m"), ("host", "localhost"), ("port", "8000"), ("dtype", "auto"),
+        ("override_generation_config", '{"temperature": 0.7, "max_new_tokens": 512}'),
+    ]  # fmt: skip
+    assert [warning.split()[0] for warning in warnings] == [
+        "backend.type", "backend.api_base", "backend.function_calling"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -275,7 +290,7 @@ def test_config_file_that_cannot_be_read(tmp_path: Path, data: bytes | None, kin
     if data is not None:
         path.write_bytes(data)
     with pytest.raises(ConfigError) as raised:
-        from_yaml(path)
+        from_yaml(path, [])
     (problem,) = raised.value.problems
     assert problem.kind == kind
     assert problem.text.startswith(text.format(path=path))
