@@ -14,6 +14,8 @@
     |   |-- AdapterRefused        424
     |   |-- AdapterSlotsExhausted 507
     |   |-- Unauthorized          401
+    |   |-- ModelExists           409
+    |   |-- OneModelOnly          501
     |   |-- PayloadTooLarge       413
     |   |-- HandlerOverridden     400
     |   |-- BatchMismatch         400
@@ -178,6 +180,26 @@ class WorkflowNotFound(ModelNotFound):
 
     def __init__(self, name: str):
         ClientError.__init__(self, f"Workflow not found: {name}")
+
+
+class ModelExists(ClientError):
+    """A model is to be registered by the name of the one that is served."""
+
+    http_status = HTTPStatus.CONFLICT
+    code = "BadRequestException"
+
+    def __init__(self, name: str):
+        super().__init__(f"Workflow {name} is already registered.")
+
+
+class OneModelOnly(ClientError):
+    """A management call would change which models are served, or how often."""
+
+    http_status = HTTPStatus.NOT_IMPLEMENTED
+    code = "NotImplementedException"
+
+    def __init__(self, served: str, instead: str):
+        super().__init__(f"this server serves one model, {served}, for as long as it runs; {instead}")
 
 
 class RouteNotFound(ClientError):

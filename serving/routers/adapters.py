@@ -5,21 +5,18 @@ Arguments come from the query; what they mean is `handlers/adapters.py`'s busine
 which take JSON.
 """
 
-import json
-from typing import Any
-
 from fastapi import APIRouter, Request
 from starlette.responses import PlainTextResponse, Response
 
 from handlers.adapters import AdapterRegistry, Change
 from serving.errors import AdapterExists, AdapterNotRegistered, AdapterRefused, BadParameter
 from serving.routers.context import context
+from serving.routers.paging import page, pretty
 from serving.schemas.adapters import LoadAdapter, UnloadAdapter
 
 router = APIRouter(tags=["adapters"])
 
 _ALIAS = "x-amzn-sagemaker-adapter-alias"
-_PAGE = 100
 
 
 @router.get("/adapters", summary="The adapters, by name")
@@ -27,12 +24,7 @@ _PAGE = 100
 async def list_all(request: Request, model: str = "") -> Response:
     """One page of them; `nextPageToken` says where the next one begins."""
     adapters = (await _registry(request, model)).all()
-    limit, start = _number(request, "limit", _PAGE), max(0, _number(request, "next_page_token", 0))
-    limit = limit if 0 <= limit <= _PAGE else _PAGE
-    page: dict[str, Any] = {"adapters": [adapter.described() for adapter in adapters[start : start + limit]]}
-    if start + limit < len(adapters):
-        page = {"nextPageToken": str(start + limit), **page}
-    return _json(page)
+    return page(request, "adapters", [adapter.described() for adapter in adapters])
 
 
 @router.post("/adapters", summary="Load an adapter: name, src, preload, pin")
@@ -43,28 +35,28 @@ async def register(request: Request, model: str = "") -> Response:
     for name in ("name", "src"):
         if not request.query_params.get(name):
             raise BadParameter(f"The parameter {name} is required")
-    return _json({"status": await registry.register(_change(request, request.query_params["name"]))})
+    return pretty({"status": await registry.register(_change(request, request.query_params["name"]))})
 
 
 @router.get("/adapters/{name}", summary="One adapter")
 @router.get("/models/{model}/adapters/{name}", summary="The same, naming the model")
 async def describe(request: Request, name: str, model: str = "") -> Response:
     """Where it comes from, and how it is loaded."""
-    return _json((await _registry(request, model)).describe(name).described())
+    return pretty((await _registry(request, model)).describe(name).described())
 
 
 @router.post("/adapters/{name}/update", summary="Change preload or pin of an adapter")
 @router.post("/models/{model}/adapters/{name}/update", summary="The same, naming the model")
 async def update(request: Request, name: str, model: str = "") -> Response:
     """Answers once it is done."""
-    return _json({"status": await (await _registry(request, model)).update(_change(request, name))})
+    return pretty({"status": await (await _registry(request, model)).update(_change(request, name))})
 
 
 @router.delete("/adapters/{name}", summary="Unload an adapter")
 @router.delete("/models/{model}/adapters/{name}", summary="The same, naming the model")
 async def unregister(request: Request, name: str, model: str = "") -> Response:
     """Answers once its memory is free; the requests that it has are answered first."""
-    return _json({"status": await (await _registry(request, model)).unregister(_change(request, name))})
+    return pretty({"status": await (await _registry(request, model)).unregister(_change(request, name))})
 
 
 @router.post("/v1/load_lora_adapter", summary="vLLM's way to load an adapter")
@@ -117,17 +109,3 @@ def _change(request: Request, name: str) -> Change:
 def _flag(text: str | None) -> bool | None:
     """As LMI reads it: everything but `true` is false."""
     return None if text is None else text.strip().lower() == "true"
-
-
-def _number(request: Request, name: str, default: int) -> int:
-    text = request.query_params.get(name)
-    if text is None:
-        return default
-    try:
-        return int(text)
-    except ValueError:
-        raise BadParameter(f"The parameter {name} must be a whole number, not {text!r}") from None
-
-
-def _json(body: Any) -> Response:
-    return Response(json.dumps(body, indent=2) + "\n", media_type="application/json")

@@ -17,7 +17,10 @@ _BODY = json_body(description="`inputs` and `parameters` (LMI), `prompt` or `mes
 
 @router.post("/invocations", summary="Generate", openapi_extra=_BODY)
 async def invocations(request: Request) -> Response:
-    """Answers the one model that is served."""
+    """Answers the one model that is served; a name in the query or in SageMaker's attributes must be its own."""
+    attributes = custom_attributes(request.headers.get(CUSTOM_ATTRIBUTES, ""))
+    if named := request.query_params.get("model_name") or attributes.get("model_name"):
+        _check(named, request)
     return await _answer(request)
 
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a model server tells about its one model, and the reload of the user's code: LMI's routes below `/models`."""
+"""LMI's management routes, as far as they mean something for a server of one model; others say what to do instead."""
 
-import json
+import logging
+import re
 import time
 from http import HTTPStatus
 from typing import Any
@@ -9,12 +10,24 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from serving.errors import ConfigError, CustomCodeError, ModelNotFound, RouteNotFound, WorkflowNotFound
+from serving.errors import (
+    BadParameter,
+    ConfigError,
+    CustomCodeError,
+    ModelExists,
+    ModelNotFound,
+    OneModelOnly,
+    RouteNotFound,
+    WorkflowNotFound,
+)
 from serving.health import State
 from serving.routers.context import Context, context
+from serving.routers.paging import number, page, pretty
+from serving.schemas.content import as_object, decode_any
 
 router = APIRouter(tags=["management"])
 
+_LOGGERS = ("serving", "handlers", "vllm", "uvicorn.error")
 _STARTED = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
 
 
@@ -23,24 +36,82 @@ async def models(request: Request) -> Response:
     """Name, place and state."""
     about = context(request)
     status = "READY" if about.health.state is State.READY else "FAILED"
-    return _json({"models": [{"modelName": about.model_name, "modelUrl": about.model_url, "status": status}]})
+    return page(request, "models", [{"modelName": about.model_name, "modelUrl": about.model_url, "status": status}])
+
+
+@router.get("/workflows", summary="The same by LMI's other name for it")
+async def workflows(request: Request) -> Response:
+    """The model's name."""
+    return page(request, "workflows", [{"workflowName": context(request).model_name}])
 
 
 @router.get("/models/{model}", summary="What the server knows about the model")
+@router.get("/workflows/{model}", include_in_schema=False)
 async def describe(model: str, request: Request) -> Response:
     """As LMI describes it; `degraded` says why the default handler stands in for the user's."""
     about = context(request)
     if model != about.model_name:
         raise WorkflowNotFound(model)
-    return _json([{"workflowName": model, "models": [_described(about)]}])
+    return pretty([{"workflowName": model, "models": [_described(about)]}])
+
+
+@router.post("/models", summary="Refused: the model is chosen at start")
+async def register(request: Request) -> Response:
+    """Says which model is served, and that it stays."""
+    about = context(request)
+    given = dict(request.query_params)
+    if request.headers.get("content-type", "").startswith("application/json"):
+        body = as_object(decode_any("application/json", await request.body() or b"{}"))
+        given |= {name: str(value) for name, value in body.items()}
+    url = given.get("url")
+    if not url:
+        raise BadParameter("Parameter url is required.")
+    if given.get("model_name", _named(url)) == about.model_name:
+        raise ModelExists(about.model_name)
+    raise OneModelOnly(about.model_name, "start another server for another model")
+
+
+@router.put("/models/{model}", summary="Refused unless it asks for the one copy that there is")
+async def scale(model: str, request: Request) -> Response:
+    """Copies are made at start."""
+    _check(model, request)
+    least, most = number(request, "min_worker", -1), number(request, "max_worker", -1)
+    if not (least in (-1, 0, 1) and most in (-1, 1)):
+        raise OneModelOnly(model, "copies are made at start, by maxWorkers or option.data_parallel_size")
+    text = f'Workflow "{model}" worker scaled. New Worker configuration min workers:{least} max workers:{most}'
+    return pretty({"status": text})
+
+
+@router.delete("/models/{model}", summary="Refused: stop the server instead")
+async def unregister(model: str, request: Request) -> Response:
+    """The model is there as long as the server is."""
+    _check(model, request)
+    raise OneModelOnly(model, "stop the server to end it")
+
+
+@router.api_route("/server/logging", methods=["GET", "POST", "PUT"], summary="Log more, or less: level")
+async def log_level(request: Request) -> Response:
+    """Takes effect at once; without a level it is `info` again."""
+    name = request.query_params.get("level", "info").strip().upper()
+    level = {"TRACE": logging.DEBUG, "WARN": logging.WARNING}.get(name) or logging.getLevelNamesMapping().get(name)
+    if level is None:
+        raise BadParameter(f"The parameter level must be one of debug, info, warning, error, not {name.lower()!r}")
+    for logger in _LOGGERS:
+        logging.getLogger(logger).setLevel(level)
+    return pretty({"status": "OK"})
+
+
+@router.get("/server/metrics", summary="LMI's place for metrics, which are at /metrics here")
+async def metrics() -> Response:
+    """As LMI answers it unless it is told otherwise."""
+    raise BadParameter("Prometheus is not enabled on this route; GET /metrics has all metrics")
 
 
 @router.post("/models/{model}/reload", summary="Run the user's code as it is on disk now")
 async def reload(model: str, request: Request) -> Response:
     """Takes effect between two requests, once the new code is loaded; until then, and if it fails, the old one runs."""
+    _check(model, request)
     about = context(request)
-    if model != about.model_name:
-        raise ModelNotFound(model)
     if about.reload is None:
         raise RouteNotFound
     try:
@@ -48,7 +119,7 @@ async def reload(model: str, request: Request) -> Response:
     except ConfigError as error:
         code = HTTPStatus.FAILED_DEPENDENCY
         raise CustomCodeError(code, {"code": int(code), "error": f"not reloaded: {error}"}) from None
-    return _json({"status": f"Model {model} reloaded"})
+    return pretty({"status": f"Model {model} reloaded"})
 
 
 def _described(about: Context) -> dict[str, Any]:
@@ -69,5 +140,11 @@ def _described(about: Context) -> dict[str, Any]:
     }
 
 
-def _json(body: Any) -> Response:
-    return Response(json.dumps(body, indent=2) + "\n", media_type="application/json")
+def _check(model: str, request: Request) -> None:
+    if model != context(request).model_name:
+        raise ModelNotFound(model)
+
+
+def _named(url: str) -> str:
+    """LMI's name for a model that is given without one."""
+    return re.sub(r"\W", "_", url.rstrip("/").rpartition("/")[2])

@@ -139,6 +139,8 @@ async def test_headers_of_the_answer_win() -> None:
         ("/invocations", "k1", 401),
         ("/invocations", None, 401),
         ("/ping", None, 200),
+        ("/v2/health/ready", None, 200),
+        ("/v2/models/test", None, 401),
         ("/v1/models", None, 401),
     ],
 )
