@@ -18,6 +18,9 @@ from tests.conformance.matching import array, assert_chunks, assert_response
 async def check(case: Case, client: httpx.AsyncClient, values: Mapping[str, str]) -> None:
     """Runs `case` against `client`; `values` fills the `${...}` of the data."""
     given = case.given
+    if "steps" in given:
+        await _check_steps(given["steps"], client, dict(values))
+        return
     if "json" not in given and "raw" not in given and case.contract == "schemas":
         given = {**given, "json": _lmi_payload(given)}
     await exchange(given, case.expect, client, values)
@@ -44,6 +47,14 @@ async def exchange(
     if "within_s" in expect:
         assert time.monotonic() - began < expect["within_s"]
     return response
+
+
+async def _check_steps(steps: list[dict[str, Any]], client: httpx.AsyncClient, values: dict[str, str]) -> None:
+    """Requests one after the other; `save` keeps what a header of an answer begins with for those that follow."""
+    for step in steps:
+        response = await exchange(step["given"], step["expect"], client, values)
+        for name, header in step.get("save", {}).items():
+            values[name] = response.headers[header].partition(";")[0]
 
 
 async def check_together(case: Case, client: httpx.AsyncClient) -> None:
