@@ -19,6 +19,7 @@ from serving.config.values import (
     parse_float,
     parse_human_int,
     parse_int,
+    parse_list,
     parse_numbers,
 )
 
@@ -311,6 +312,19 @@ class ServerSettings(_Table):
         None, description="Where to listen: `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`."
     )
     management_address: str | None = Field(None, description="The same for management routes; one address serves both.")
+    cors_allowed_origin: Annotated[list[str] | None, _reads(parse_list), EngineArg("allowed_origins")] = Field(
+        None, description="Origins whose pages may ask, with commas between; `*` for all."
+    )
+    cors_allowed_methods: Annotated[list[str] | None, _reads(parse_list), EngineArg("allowed_methods")] = Field(
+        None, description="Methods that such pages may use."
+    )
+    cors_allowed_headers: Annotated[list[str] | None, _reads(parse_list), EngineArg("allowed_headers")] = Field(
+        None, description="Headers that such pages may send."
+    )
+    certificate_file: Annotated[str | None, EngineArg("ssl_certfile")] = Field(
+        None, description="Certificate for TLS, as PEM."
+    )
+    private_key_file: Annotated[str | None, EngineArg("ssl_keyfile")] = Field(None, description="Its key, as PEM.")
     model_store: str | None = Field(None, description="A directory with serving.properties and model files.")
     load_models: str | None = Field(None, description="The model to load, `NAME=MODEL`; `ALL`: that of the store.")
     load_on_devices: Annotated[str, AfterValidator(_devices)] = Field(
@@ -383,11 +397,11 @@ def options() -> dict[str, Option]:
     return rows
 
 
-def engine_values(given: LmiOptions) -> dict[str, Any]:
+def engine_values(given: LmiOptions | ServerSettings) -> dict[str, Any]:
     """vLLM argument to value, for every option that is marked with one."""
     return {
         mark.name: getattr(given, name)
-        for name, field in LmiOptions.model_fields.items()
+        for name, field in type(given).model_fields.items()
         for mark in field.metadata
         if isinstance(mark, EngineArg)
     }

@@ -64,6 +64,7 @@ IGNORED: Mapping[str, str] = {
     ),
     "max_new_tokens": "it is a parameter of requests",
     "input_formatter": "formatters are functions of model.py (docs/custom-handlers.md)",
+    **dict.fromkeys(("keystore_pass", "keystore_type"), "certificates are read as PEM here"),
     "max_output_size": "answers have no limit of size",
     "parallel_loading": _WORKERS,
     "max_idle_time": _WORKERS,
@@ -89,6 +90,13 @@ IGNORED: Mapping[str, str] = {
     ),
 }
 """Name without `option.`, to the reason why it has no effect."""
+
+
+REFUSED: Mapping[str, str] = {
+    "keystore": "convert it to PEM (openssl pkcs12 -in KEYSTORE -out server.pem -nodes) and set certificate_file and "
+    "private_key_file",
+}
+"""What would be dangerous to leave out, and what to do instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +164,8 @@ def arguments_of(
     found: dict[str, Any] = {}
     for name, entry in given.items():
         text, origin = entry.setting.text, entry.setting.origin
+        if (remedy := REFUSED.get(name)) is not None:
+            problems.append(Problem("UNSUPPORTED", f"{name} is not read", origin, remedy))
         if (reason := IGNORED.get(name)) is not None:
             warnings.append(f"{name} ({origin}) has no effect: {reason}")
         if (replaced := REPLACED.get(name)) is None or text.strip().lower() in NONE:
@@ -187,4 +197,4 @@ def arguments_of(
 
 def is_known(name: str) -> bool:
     """Somebody who sets this name is told what becomes of it."""
-    return name in IGNORED or name in REPLACED
+    return name in IGNORED or name in REPLACED or name in REFUSED

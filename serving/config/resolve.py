@@ -23,7 +23,7 @@ from serving.config.layers import read_layers, report_overridden
 from serving.config.limits import Limits, limits
 from serving.config.masking import masked
 from serving.config.mode import Mode
-from serving.config.options import LmiOptions, ServerSettings, options
+from serving.config.options import LmiOptions, ServerSettings, engine_values, options
 from serving.config.sources import Effective, merge
 from serving.config.translate import engine_arguments
 from serving.config.values import NONE, is_json_object
@@ -201,6 +201,7 @@ def _engine(
     variables = devices.from_device(first_device, host, env)
     host = replace(host, device_count=host.device_count - first_device)
     values = {**passed, **engine_arguments(lmi, str(lmi.model_id), passed, host, warnings)}
+    values |= {name: value for name, value in engine_values(server).items() if value is not None}
     if key := env.get("VLLM_API_KEY"):
         # Any of the keys opens, wherever it was given.
         values["api_key"] = list(dict.fromkeys([*values.get("api_key", []), key]))

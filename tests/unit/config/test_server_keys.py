@@ -105,6 +105,30 @@ class TestAddresses:
         assert "management_address has no effect" in warned(config)
 
 
+class TestFrontEnd:
+    """LMI's names of what vLLM's front end has as well."""
+
+    def test_origins(self, tmp_path: Path) -> None:
+        config = resolved(
+            tmp_path, SERVING_CORS_ALLOWED_ORIGIN="https://a, https://b", SERVING_CORS_ALLOWED_METHODS="*"
+        )
+        assert config.vllm_arguments["allowed_origins"] == ["https://a", "https://b"]
+        assert config.vllm_arguments["allowed_methods"] == ["*"]
+        assert config.warnings == []
+
+    def test_certificate(self, tmp_path: Path) -> None:
+        files = {"/c.pem": "", "/k.pem": ""}
+        address = {"SERVING_INFERENCE_ADDRESS": "https://0.0.0.0:8443"}
+        env = {"SERVING_CERTIFICATE_FILE": "/c.pem", "SERVING_PRIVATE_KEY_FILE": "/k.pem", **address}
+        config = resolved(tmp_path, files, **env)
+        assert (config.vllm_arguments["ssl_certfile"], config.vllm_arguments["port"]) == ("/c.pem", 8443)
+        missing = {**env, "SERVING_CERTIFICATE_FILE": "/nope.pem"}
+        assert refused(tmp_path, files=files, **missing) == [("NOT_FOUND", "ssl_certfile='/nope.pem' is not a file")]
+
+    def test_keystore(self, tmp_path: Path) -> None:
+        assert refused(tmp_path, SERVING_KEYSTORE="/k.p12") == [("UNSUPPORTED", "keystore is not read")]
+
+
 class TestCopies:
     @pytest.mark.parametrize(
         ("keys", "devices", "copies", "warnings"),
