@@ -7,6 +7,7 @@ flat body. vLLM's routes keep upstream's handlers, which `vllm_app.attach` regis
 """
 
 import json
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -24,6 +25,7 @@ from serving.errors import (
     ModelNotReady,
     PayloadError,
     PayloadTooLarge,
+    RequestTimeout,
     RouteNotFound,
     ServingError,
     Unauthorized,
@@ -31,6 +33,17 @@ from serving.errors import (
 from serving.formatters.base import Framing
 
 _UPSTREAM_PREFIXES = ("/v1/", "/inference/", "/cohere/")
+_CONFIGURED: Mapping[type[ServingError], str] = {
+    EngineOverloaded: "throttle_error_http_code",
+    ModelNotReady: "wlm_error_http_code",
+    RequestTimeout: "timeout_http_code",
+}
+"""Errors whose status on LMI's routes is one of the server's keys."""
+_CONFIGURED_STATUSES: Mapping[HTTPStatus, str] = {
+    HTTPStatus.BAD_REQUEST: "bad_request_http_code",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "server_error_http_code",
+}
+"""Statuses that any other error may have, and the server's keys for them."""
 TGI_PATHS = frozenset({"/", "/generate", "/generate_stream", "/info"})
 
 
@@ -55,17 +68,18 @@ def unauthorized(scope: Scope) -> Response:
 
 
 def response(error: ServingError, scope: Scope) -> Response:
-    """The answer on one of our routes; the connection is closed, as LMI does after every error."""
+    """The answer on one of our routes; on LMI's and TGI's the connection is closed, as LMI does after every error."""
     headers = {"connection": "close"}
     if isinstance(error, PayloadTooLarge):
         return Response(status_code=error.http_status, headers=headers)
     if is_upstream(scope):
         return _openai(HTTPException(error.http_status, str(error)))
     if route_path(scope) in TGI_PATHS:
-        status, flat = _tgi(error)
-        return Response(_encoded(flat), status, headers, media_type="application/json")
-    body = _encoded(_envelope(error), indent=None if isinstance(error, PayloadError | CustomCodeError) else 2)
-    return Response(body + b"\n", error.http_status, headers, media_type="application/json")
+        tgi_status, flat = _tgi(error)
+        return Response(_encoded(flat), tgi_status, headers, media_type="application/json")
+    status = _status(error, scope)
+    body = _encoded(_envelope(error, status), indent=None if isinstance(error, PayloadError | CustomCodeError) else 2)
+    return Response(body + b"\n", status, headers, media_type="application/json")
 
 
 def last_line(error: ServingError, framing: Framing) -> bytes:
@@ -105,8 +119,18 @@ def _encoded(body: dict[str, object], indent: int | None = None) -> bytes:
     return json.dumps(body, ensure_ascii=False, indent=indent).encode("utf-8", "backslashreplace")
 
 
-def _envelope(error: ServingError) -> dict[str, object]:
-    code = int(error.http_status)
+def _status(error: ServingError, scope: Scope) -> int:
+    """The error's own status, unless the server's keys have another for its kind."""
+    app = scope.get("app")
+    if app is None or isinstance(error, CustomCodeError):
+        return int(error.http_status)
+    settings = app.state.lmi.settings
+    kind = next((name for kind, name in _CONFIGURED.items() if isinstance(error, kind)), "")
+    by_status = _CONFIGURED_STATUSES.get(error.http_status, "")
+    return int(getattr(settings, kind or by_status, error.http_status))
+
+
+def _envelope(error: ServingError, code: int) -> dict[str, object]:
     if isinstance(error, CustomCodeError):
         return error.body
     if isinstance(error, PayloadError):

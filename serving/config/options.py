@@ -294,6 +294,7 @@ class LmiOptions(_Table):
     )
 
 
+_HttpCode = Annotated[Int, Field(ge=400, le=599)]
 _Workers = Annotated[Int | None, Env(sagemaker=("SAGEMAKER_NUM_MODEL_WORKERS",))]
 
 
@@ -325,6 +326,11 @@ class ServerSettings(_Table):
         None, description="Certificate for TLS, as PEM."
     )
     private_key_file: Annotated[str | None, EngineArg("ssl_keyfile")] = Field(None, description="Its key, as PEM.")
+    throttle_error_http_code: _HttpCode = Field(503, description="Status where the queue is full, on LMI's routes.")
+    wlm_error_http_code: _HttpCode = Field(503, description="Status where the model is not ready.")
+    timeout_http_code: _HttpCode = Field(504, description="Status of a request that took too long.")
+    bad_request_http_code: _HttpCode = Field(400, description="Status of a bad request to a management route.")
+    server_error_http_code: _HttpCode = Field(500, description="Status of a failure of the server's own.")
     model_store: str | None = Field(None, description="A directory with serving.properties and model files.")
     load_models: str | None = Field(None, description="The model to load, `NAME=MODEL`; `ALL`: that of the store.")
     load_on_devices: Annotated[str, AfterValidator(_devices)] = Field(

@@ -174,6 +174,11 @@ def test_no_warning_for_an_equal_value_or_the_same_name(store: Path, env: dict[s
 def test_settings_of_the_server() -> None:
     assert resolved().server.model_dump(exclude_none=True) == {
         "load_on_devices": "*",
+        "throttle_error_http_code": 503,
+        "wlm_error_http_code": 503,
+        "timeout_http_code": 504,
+        "bad_request_http_code": 400,
+        "server_error_http_code": 500,
         "engine": "Python",
         "max_request_size": 64 * 1024 * 1024,
         "job_queue_size": 1000,
