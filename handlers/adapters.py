@@ -113,6 +113,7 @@ class AdapterRegistry:
         for name, directory in directories.items():
             adapter = Adapter(name, str(directory), str(directory), has_code=_has_code(directory))
             try:
+                self._check_code(adapter)
                 await self._backend.load(Change(name, str(directory)), adapter)
             except ServingError as error:
                 logger.error("adapter %s is not available: %s", name, error)
@@ -165,8 +166,7 @@ class AdapterRegistry:
                 has_code=_has_code(directory),
                 is_3d_weight=change.is_3d_weight,
             )
-            if adapter.has_code and not self._allows_code:
-                raise AdapterRefused(f"{change.name} has a model.py, which DISALLOW_CUSTOM_INFERENCE_SCRIPTS forbids")
+            self._check_code(adapter)
             if adapter.pin and not adapter.preload:
                 raise AdapterRefused("Can not set preload to false and pin to true")
             told = await self._backend.load(replace(change, src=directory), adapter)
@@ -211,6 +211,10 @@ class AdapterRegistry:
             told = await self._backend.unload(change, adapter)
             self._adapters.pop(change.name, None)
             return told or f"Adapter {change.shown} unregistered"
+
+    def _check_code(self, adapter: Adapter) -> None:
+        if adapter.has_code and not self._allows_code:
+            raise AdapterRefused(f"{adapter.name} has a model.py, which DISALLOW_CUSTOM_INFERENCE_SCRIPTS forbids")
 
     def _check_name(self, change: Change, replace_known: bool) -> None:
         if not change.name.strip() or not change.name.isprintable() or "/" in change.name:

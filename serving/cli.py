@@ -4,9 +4,11 @@
 import json
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -122,6 +124,8 @@ def show_config(argv: Sequence[str]) -> int:
     """Runs `lmi config` with `argv`: those of `lmi serve`, and its own; returns the exit code a start would have."""
     asked = {flag for flag in _CONFIG_FLAGS if flag in argv}
     argv = [argument for argument in argv if argument not in asked]
+    if argv and argv[0].startswith("--from-vllm="):
+        argv = ["--from-vllm", argv[0].partition("=")[2], *argv[1:]]
     try:
         if "--from-vllm" in argv:
             print(vllm_command.from_vllm(_value_of("--from-vllm", argv)), end="")
@@ -159,7 +163,7 @@ def _value_of(flag: str, argv: Sequence[str]) -> str:
     rest = argv[argv.index(flag) + 1 :]
     if not rest:
         raise ConfigError([Problem("USAGE", f"{flag} expects a command, as one word: {flag} 'vllm serve MODEL ...'")])
-    return " ".join(rest) if len(rest) > 1 else rest[0]
+    return shlex.join(rest) if len(rest) > 1 else rest[0]
 
 
 def _check_engine(config: ResolvedConfig) -> None:
@@ -168,10 +172,13 @@ def _check_engine(config: ResolvedConfig) -> None:
     Raises:
         ConfigError: one of them refuses.
     """
+    if not config.has_model:
+        return
     os.environ.update(config.environment)
-    from serving.engine.engine_args import check, namespace
+    with redirect_stdout(sys.stderr):  # where vLLM is to log
+        from serving.engine.engine_args import check, namespace
 
-    check(namespace(config.vllm_arguments))
+        check(namespace(config.vllm_arguments))
 
 
 def _resolved(argv: Sequence[str]) -> tuple[ResolvedConfig, UserCode | None]:

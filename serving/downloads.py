@@ -54,10 +54,17 @@ def check_model(name: str, revision: str | None, token: str | bool | None) -> No
     Raises:
         DownloadFailed: it has not.
     """
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import constants, errors, hf_hub_download
 
-    with suppress(errors.EntryNotFoundError, errors.HFValidationError), _hub_errors(name, revision):
-        hf_hub_download(name, "config.json", revision=revision, token=token)
+    try:
+        with suppress(errors.EntryNotFoundError, errors.HFValidationError), _hub_errors(name, revision):
+            hf_hub_download(name, "config.json", revision=revision, token=token)
+    except DownloadFailed:
+        cached = Path(constants.HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "snapshots")
+        if not (cached.is_dir() and any(cached.iterdir())):
+            raise
+    except OSError as error:
+        raise DownloadFailed(f"{name}: {error.strerror or error}") from None
 
 
 def _from_hub(source: str, patterns: Sequence[str] | None) -> Path:
@@ -111,6 +118,11 @@ def _from_s3(source: str, directory: Path, patterns: Sequence[str] | None) -> Pa
             for one in page.get("Contents", [])
             if not one["Key"].endswith("/") and _is_wanted(one["Key"].removeprefix(prefix), patterns)
         ]
+        if not objects and prefix:
+            key = prefix.rstrip("/")
+            pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
+            objects = [one for page in pages for one in page.get("Contents", []) if one["Key"] == key]
+            prefix = key[: key.rfind("/") + 1]
         if not objects:
             raise DownloadFailed(f"{source}: nothing is there")
         return _copied(client, bucket, prefix, objects, directory)
@@ -123,7 +135,7 @@ def _is_wanted(name: str, patterns: Sequence[str] | None) -> bool:
 
 
 def _copied(client: Any, bucket: str, prefix: str, objects: list[dict[str, Any]], directory: Path) -> Path:
-    """The copy of these objects, complete or not there at all; another one for each content of theirs."""
+    """The copy of these objects below `prefix`, complete or not there at all; another one for each content."""
     listed = [(one["Key"], one["ETag"], one["Size"]) for one in objects]
     target = directory / hashlib.sha256(repr((bucket, listed)).encode()).hexdigest()[:32]
     if target.is_dir():

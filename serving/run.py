@@ -84,7 +84,11 @@ def _check_model(args: Namespace) -> None:
     Raises:
         ConfigError: the Hub does not have it for us.
     """
-    if os.path.isdir(args.model) or os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true"):
+    if (
+        os.path.isdir(args.model)
+        or args.hf_config_path
+        or os.environ.get("VLLM_USE_MODELSCOPE", "").lower() in ("1", "true")
+    ):
         return
     try:
         downloads.check_model(args.model, args.revision, args.hf_token)

@@ -39,6 +39,8 @@ def listening(
             found["port"] = _port(port)
         except ValueError as error:
             problems.append(Problem("VALIDATION", f"{_BIND_TO_PORT}={port!r}: {error}"))
+    if "uds" in found and (found.keys() & {"port"} or values.keys() & {"host", "port"}):
+        del found["uds"]
     if server.management_address not in (None, address):
         warnings.append("management_address has no effect: management routes are at the inference address")
     return {name: value for name, value in found.items() if name not in values}

@@ -1,24 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models that come as an archive, or one directory too deep. Called by `model.py`."""
 
+import gzip
 import hashlib
+import lzma
 import os
 import shutil
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
+from typing import IO, cast
 
 from serving.errors import ConfigError, Problem
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip", ".mar")
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+_BLOCK = 1024 * 1024
 _LEVELS = 2
 """How often a directory may hold nothing but another one, as in LMI."""
 
 
 def is_archive(path: Path) -> bool:
     """A file whose name ends as one of `SUFFIXES`, in any case."""
-    return path.name.lower().endswith(SUFFIXES) and path.is_file()
+    return path.name.lower().endswith(SUFFIXES) and os.path.isfile(path)
 
 
 def stem(name: str) -> str:
@@ -65,7 +71,9 @@ def extracted(archive: Path, cache: Path) -> Path:
             os.rename(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-    except (tarfile.TarError, zipfile.BadZipFile, ValueError, EOFError) as error:
+    except (*_DAMAGED, ValueError, EOFError, RuntimeError) as error:  # zipfile raises RuntimeError for what it lacks
+        raise ConfigError([Problem("VALIDATION", f"{archive} cannot be extracted: {error}")]) from None
+    except gzip.BadGzipFile as error:
         raise ConfigError([Problem("VALIDATION", f"{archive} cannot be extracted: {error}")]) from None
     except OSError as error:
         text = f"{archive} cannot be extracted to {target.parent}: {error.strerror or error}"
@@ -77,11 +85,26 @@ def extracted(archive: Path, cache: Path) -> Path:
 def _extract(archive: Path, target: str) -> None:
     if archive.name.lower().endswith((".zip", ".mar")):
         with zipfile.ZipFile(archive) as content:
-            for name in content.namelist():
-                if name.startswith("/") or ".." in name.split("/"):
-                    raise ValueError(f"the name {name!r} leads out of it")
+            _check_names(content.namelist())
             content.extractall(target)
-    else:
-        with tarfile.open(archive) as content:
-            # Refuses absolute names, those with .., links that lead out, and devices.
-            content.extractall(target, filter="data")
+        return
+    with _tar_stream(archive) as stream:
+        with tarfile.open(fileobj=stream, mode="r|") as content:
+            for member in content:
+                _check_names([member.name])
+                # Refuses links that lead out, and devices.
+                content.extract(member, target, filter="data")
+        # tarfile takes a damaged part for the end; the checksum behind it does not.
+        while stream.read(_BLOCK):
+            pass
+
+
+def _tar_stream(archive: Path) -> IO[bytes]:
+    is_compressed = not archive.name.lower().endswith(".tar")
+    return cast(IO[bytes], gzip.open(archive)) if is_compressed else archive.open("rb")
+
+
+def _check_names(names: list[str]) -> None:
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise ValueError(f"the name {name!r} leads out of it")

@@ -130,8 +130,9 @@ def _is_mixture(model_dir: Path) -> bool:
         config = json.loads((model_dir / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
         return False
-    text = config.get("text_config", config) if isinstance(config, dict) else {}
-    return any((text.get(name) or 0) > 1 for name in _EXPERTS if isinstance(text.get(name) or 0, int))
+    text = (config.get("text_config") or config) if isinstance(config, dict) else {}
+    counts = [text.get(name) for name in _EXPERTS] if isinstance(text, dict) else []
+    return any(isinstance(count, int) and count > 1 for count in counts)
 
 
 def _copies(values: Mapping[str, Any]) -> int:

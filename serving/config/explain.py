@@ -51,7 +51,7 @@ _RULES: Sequence[_Rule] = (
     ),
     _Rule(
         "rolling_batch=auto: LMI since v17 takes it for async mode; here it is rolling batch, as it was before",
-        _has(rolling_batch="auto"),
+        lambda config: config.options.rolling_batch == "auto" and config.mode.name == "rolling_batch",
     ),
     _Rule(
         "rolling_batch=disable without async_mode=true: LMI leaves vLLM for the Transformers library; here it is async",
@@ -59,7 +59,11 @@ _RULES: Sequence[_Rule] = (
     ),
     _Rule(
         f"entryPoint={HUGGINGFACE}: LMI does not start with it unless rolling_batch=vllm; here it is rolling batch",
-        lambda config: config.options.entry_point == HUGGINGFACE and config.options.rolling_batch is None,
+        lambda config: (
+            config.options.entry_point == HUGGINGFACE
+            and config.options.rolling_batch is None
+            and config.mode.name == "rolling_batch"
+        ),
     ),
     _Rule(
         "async_mode=false: LMI since v17 ignores it in silence, so does this server, with a warning",
@@ -84,7 +88,7 @@ _RULES: Sequence[_Rule] = (
     ),
     _Rule(
         "copies: LMI starts one worker per group of GPUs; here copies are asked for (data_parallel_size, maxWorkers)",
-        lambda config: config.has_devices and config.vllm_arguments.get("data_parallel_size", 1) == 1,
+        lambda config: any(warning.startswith("idle: GPU") for warning in config.warnings),
     ),
     _Rule(
         "pipeline_parallel_degree: LMI refuses any but 1",
@@ -96,7 +100,7 @@ _RULES: Sequence[_Rule] = (
     ),
     _Rule(
         "load_in_8bit and load_in_4bit: LMI starts unquantized, or not at all; here bitsandbytes quantizes",
-        _is_set("load_in_8bit", "load_in_4bit"),
+        lambda config: config.options.load_in_8bit or config.options.load_in_4bit,
     ),
     _Rule(
         "older names of speculative decoding: LMI does not speculate, and does not say so",
@@ -112,7 +116,11 @@ _RULES: Sequence[_Rule] = (
     ),
     _Rule(
         "an HF_MODEL_ID beside a model store: LMI loads two models, and /invocations then fails for want of a name",
-        lambda config: config.model_dir is not None and _origin(config, "model") == "HF_MODEL_ID",
+        lambda config: (
+            config.model_dir is not None
+            and _origin(config, "model") == "HF_MODEL_ID"
+            and config.options.model_id != str(config.model_dir)
+        ),
     ),
     _Rule(
         "custom_handler_fallback: where a handler fails, LMI's answer is 424; here the default handler answers, unless "
@@ -136,7 +144,7 @@ def _readings(config: ResolvedConfig) -> Iterator[str]:
     """Values that LMI reads otherwise, or not at all."""
     for name, entry in config.effective.items():
         setting = entry.setting
-        if setting.origin.startswith(("command line", "--config")):
+        if setting.origin.startswith("command line") or ".yaml " in setting.origin or ".yml " in setting.origin:
             yield f"{name} ({setting.origin}): LMI takes no flags of vLLM"
         elif not setting.known:
             yield f"{name} ({setting.origin}): LMI drops the unknown name in silence"
@@ -151,7 +159,10 @@ def _is_switch(name: str, given: LmiOptions) -> bool:
 
 
 def _lacks_prefix(config: ResolvedConfig, origin: str) -> bool:
-    return any(f"({origin}) is read as option." in warning for warning in config.warnings)
+    return any(
+        f"({origin}) is read as option." in warning and warning.endswith("the prefix is missing")
+        for warning in config.warnings
+    )
 
 
 def _origin(config: ResolvedConfig, name: str) -> str:

@@ -59,6 +59,13 @@ class Host:
         """Where `text` is below `root`: absolute, without `..`; `~` is the home directory."""
         return self.root / Path(absolute(text)).relative_to("/")
 
+    def is_dir(self, text: str) -> bool:
+        """`text` is a directory; what cannot be a path is none."""
+        try:
+            return os.path.isdir(self.path(text))
+        except ValueError:
+            return False
+
     def text(self, path: Path) -> str:
         """What `path` has to be given to come back as `path`."""
         return f"/{path.relative_to(self.root)}"

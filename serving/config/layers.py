@@ -12,6 +12,7 @@ from serving.config.command_line import CommandLine
 from serving.config.host import Host
 from serving.config.model import ModelLocation, locate
 from serving.config.sources import Effective, Setting, from_environment, from_properties, from_yaml
+from serving.config.vllm_arguments import arguments
 from serving.errors import Problem
 
 
@@ -35,6 +36,11 @@ def read_layers(
     on_hub, in_directory, in_store = (placed.get(strength, []) for strength in ("hub", "directory", "store"))
     properties = location.directory / "serving.properties" if location.directory is not None else None
     file = from_properties(properties, warnings) if properties is not None and properties.is_file() else []
+    strange = [one for one in file if one.name in server_files.NOT_A_MODELS and one.spelling not in ("", one.name)]
+    strange += [one for one in file if one.name in server_files.NOT_A_MODELS and one.name not in arguments()]
+    for one in dict.fromkeys(strange):
+        warnings.append(f"{one.spelling} ({one.origin}) has no effect: a model does not say where the server listens")
+        file.remove(one)
     if not _is_hub_id(_model([*on_hub, *file, *in_directory, *hub]), host):
         warnings += [
             f"{setting.origin} has no effect: it belongs to a Hub id in HF_MODEL_ID"

@@ -34,6 +34,10 @@ def environment(
         return {}
     if lmi.lmcache_config_file is not None:
         return {"LMCACHE_CONFIG_FILE": str(_config_file(lmi.lmcache_config_file, model_dir, host))}
+    if values.get("kv_transfer_config"):
+        text = "lmcache_auto_config=true and kv_transfer_config exclude each other"
+        problems.append(Problem("CONFLICT", text, remedy="keep one of the two"))
+        return {}
     values["kv_transfer_config"] = {"kv_connector": "LMCacheConnectorV1", "kv_role": "kv_both"}
     size = _model_bytes(lmi.model_id or "", host)
     tensor: int = values["tensor_parallel_size"]

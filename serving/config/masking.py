@@ -7,6 +7,7 @@ from typing import Any
 
 _SECRET = re.compile(r"token$|secret|password|api_?key|key_file|keystore_pass|authorization", re.IGNORECASE)
 _IN_URL = re.compile(r"(?<=://)[^/@\s]+@")
+_PAIR = re.compile(r"([A-Za-z_]\w*)=([^,]*)")
 _MASK = "***"
 
 
@@ -17,6 +18,8 @@ def masked(name: str, value: Any) -> Any:
     """
     if _SECRET.search(name):
         return [_MASK for _ in value] if isinstance(value, list) else _MASK
+    if name == "env" and isinstance(value, str):
+        return _PAIR.sub(lambda pair: f"{pair[1]}={masked(pair[1], pair[2])}", value)
     if isinstance(value, dict):
         return {key: masked(str(key), item) for key, item in value.items()}
     if isinstance(value, list):

@@ -5,6 +5,7 @@ Called by `layers.py`, which reads the model directory's `serving.properties` af
 from S3 and extracts archives; never looks into a hub.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ from serving.downloads import DownloadFailed
 from serving.errors import ConfigError, Problem
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_NAMED_MODEL = re.compile(r"(?:\[(\w[\w.-]*)[^\]]*\]|(\w[\w.-]*))=(.+)")
+"""`[name:version:engine:devices]=model`, or without brackets and all but the name."""
 _DESCRIPTIONS = ("config.json", "params.json")
 """One of these comes with weights: in Hugging Face's layout, and in Mistral's."""
 _THREE_WAYS = "give a model: lmi serve MODEL, or HF_MODEL_ID=MODEL, or option.model_id=MODEL in serving.properties"
@@ -80,21 +83,26 @@ def locate(
         "command line --model": flag,
         "command line -m": line.models,
     }
-    if models := _load_models(keys):
-        given[keys["load_models"].origin] = models
     named = [(text, origin) for origin, text in given.items() if text]
     cache = host.cache(env)
     if len(named) > 1:
         text = " and ".join(f"{text!r} ({origin})" for text, origin in named)
         raise ConfigError([Problem("CONFLICT", f"more than one model: {text}", remedy="one server serves one model")])
     if named:
-        return _location(*named[0], host, cache)
+        text, origin = named[0]
+        return _location(text, origin, host, cache, takes_name=origin == "command line -m")
     if from_config_file is not None:
         return _location(from_config_file.text, from_config_file.origin, host, cache)
+    loaded = _load_models(keys)
+    if loaded.upper() == "NONE":
+        return ModelLocation(empty_store="load_models=NONE")
+    if loaded.upper() not in ("", "ALL"):
+        return _location(loaded, keys["load_models"].origin, host, cache, takes_name=True)
     store = _store(line, keys.get("model_store"), warnings)
     entries = sorted(host.path(store).iterdir()) if store and host.path(store).is_dir() else []
     if store and entries:
-        return _in_store(store, entries, has_id=from_variable is not None, host=host, cache=cache)
+        has_id = from_variable is not None and absolute(from_variable.text) != store
+        return _in_store(store, entries, has_id, host, cache)
     if store and not host.path(store).is_dir():
         warnings.append(f"the model store {store!r} does not exist")
     if from_variable is not None:
@@ -119,7 +127,7 @@ def check_model_id(model: str, origin: str, host: Host) -> None:
     Raises:
         ConfigError: kind `NOT_FOUND`.
     """
-    if not host.path(model).is_dir() and not _HUB_ID.fullmatch(model):
+    if not host.is_dir(model) and not _HUB_ID.fullmatch(model):
         raise ConfigError([Problem("NOT_FOUND", f"model directory {model!r} does not exist", origin, _THREE_WAYS)])
 
 
@@ -132,13 +140,13 @@ def has_weights(model: str, host: Host) -> bool:
 
 
 def _load_models(keys: Mapping[str, Setting]) -> str:
-    """The model that `load_models` names; empty for LMI's words for the whole store."""
+    """The model that `load_models` names, or one of LMI's words for all and nothing."""
     text = keys["load_models"].text.strip() if "load_models" in keys else ""
     models = [word for word in re.split(r"[,\s]+", text) if word]
     if len(models) > 1:
         problem = f"load_models names {len(models)} models: {', '.join(models)}"
         raise ConfigError([Problem("UNSUPPORTED", problem, keys["load_models"].origin, "one server serves one model")])
-    return "" if text.upper() in ("", "ALL", "NONE") else models[0]
+    return models[0] if models else ""
 
 
 def _store(line: CommandLine, key: Setting | None, warnings: list[str]) -> str | None:
@@ -167,20 +175,20 @@ def _in_store(store: str, entries: list[Path], has_id: bool, host: Host, cache: 
     return ModelLocation(path, Setting("model", host.text(path), "model store"), name=_word(stem(found[0].name)))
 
 
-def _location(text: str, origin: str, host: Host, cache: Path) -> ModelLocation:
-    # Only LMI's own two ways take a name with the model.
-    takes_name = origin == "command line -m" or origin.startswith(("SERVING_", "config.properties"))
-    named = re.fullmatch(r"\[?(\w[\w.-]*)[^\]=]*\]?=(.+)", text) if takes_name else None
-    name, target = named.groups() if named else (None, text)
+def _location(text: str, origin: str, host: Host, cache: Path, takes_name: bool = False) -> ModelLocation:
+    """Where a model is that somebody named; LMI's own two ways take a name with it, `NAME=MODEL`."""
+    named = _NAMED_MODEL.fullmatch(text) if takes_name else None
+    name, target = (named[1] or named[2], named[3]) if named else (None, text)
     target = target.removeprefix("file://")
-    path = host.path(target) if "://" not in target else None
+    path = host.path(target) if "://" not in target and "\0" not in target else None
     if target.startswith("s3://"):
         path = _opened(fetched(target, origin, host, cache), cache)
         name = name or _word(stem(target.rstrip("/").rpartition("/")[2]))
         return ModelLocation(path, Setting("model", host.text(path), origin), "directory", name, target)
-    if path is not None and (path.is_dir() or is_archive(path) or target.startswith((".", "/", "~"))):
-        if not is_archive(path) and (not path.is_dir() or not any(path.iterdir())):
-            state = "is empty" if path.is_dir() else "is not a directory" if path.exists() else "does not exist"
+    if path is not None and (os.path.isdir(path) or is_archive(path) or target.startswith((".", "/", "~"))):
+        if not is_archive(path) and (not os.path.isdir(path) or not any(path.iterdir())):
+            is_there = os.path.exists(path)
+            state = "is empty" if os.path.isdir(path) else "is not a directory" if is_there else "does not exist"
             raise ConfigError([Problem("NOT_FOUND", f"directory {target!r} {state}", origin, _THREE_WAYS)])
         name = "demo" if origin == "--demo" else name or _word(stem(path.name))
         opened = _opened(path, cache)

@@ -35,7 +35,7 @@ HumanInt = Annotated[int, _reads(parse_human_int)]
 Float = Annotated[float, _reads(parse_float)]
 Numbers = Annotated[tuple[float, ...], _reads(parse_numbers)]
 
-_DEVICE = re.compile(r"(gpu|nc)?\d+|-1|cpu|\*")
+_DEVICE = re.compile(r"(gpu|nc)?\d+|-1|cpu")
 _PREDICT_TIMEOUT_S = 240
 _MODEL_LOADING_TIMEOUT_S = 1200
 

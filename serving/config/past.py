@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from serving.config.masking import masked
-from serving.config.values import NONE, parse_bool, parse_float, parse_int, parse_json_object
+from serving.config.values import NONE, parse_bool, parse_float, parse_int, parse_json_object, parse_list
 from serving.errors import Problem
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _CACHE = "answers are not kept on this server"
 IGNORED: Mapping[str, str] = {
     "device": "vLLM finds out by itself",
     "swap_space": "vLLM computes again what it evicts; kv_offloading_size keeps a KV cache in CPU memory",
+    "max_seq_len_to_capture": "graphs are captured by the number of tokens in a step, not by length",
     "preemption_mode": "vLLM computes again what it evicts",
     "guided_decoding_disable_fallback": "vLLM has no fallback there any more",
     **dict.fromkeys(
@@ -114,6 +115,14 @@ class Replaced:
     read: Callable[[str], Any] = str
 
 
+def _graph_sizes(text: str) -> list[str]:
+    """A list as it is; one number meant every eighth size up to it."""
+    sizes = [parse_int(item) for item in parse_list(text)]
+    if len(sizes) == 1:
+        sizes = [size for size in (1, 2, 4, *range(8, sizes[0] + 1, 8)) if size <= sizes[0]]
+    return [str(size) for size in sizes]
+
+
 _ROPE = Replaced("hf_overrides", "rope_parameters", parse_json_object)
 REPLACED: Mapping[str, Replaced] = {
     "guided_decoding_backend": Replaced("structured_outputs_config", "backend", lambda text: text.split(":")[0]),
@@ -123,8 +132,7 @@ REPLACED: Mapping[str, Replaced] = {
     "guided_decoding_disable_additional_properties": Replaced(
         "structured_outputs_config", "disable_additional_properties", parse_bool
     ),
-    "max_seq_len_to_capture": Replaced("max_cudagraph_capture_size", read=parse_int),
-    "cuda_graph_sizes": Replaced("cudagraph_capture_sizes", read=lambda text: [str(parse_int(text))]),
+    "cuda_graph_sizes": Replaced("cudagraph_capture_sizes", read=_graph_sizes),
     "rope_scaling": _ROPE,
     "rope_theta": Replaced("hf_overrides", "rope_theta", parse_float),
     "override_pooler_config": Replaced("pooler_config", read=parse_json_object),

@@ -28,7 +28,7 @@ def as_data(config: ResolvedConfig, handler: str = "") -> dict[str, Any]:
         "limits": dataclasses.asdict(config.limits),
         "settings": [_setting(entry) for entry in config.effective.values()],
         "vllm_arguments": {name: masked(name, value) for name, value in _given(config)},
-        "environment": dict(config.environment),
+        "environment": {name: masked(name, value) for name, value in config.environment.items()},
         "warnings": list(config.warnings),
         "problems": [],
     }
@@ -56,7 +56,7 @@ def as_text(config: ResolvedConfig, handler: str = "") -> str:
         _block("", head.items()),
         _block(f"Settings (strongest first: {', '.join(ORDER)})", _settings(config.effective.values())),
         _block("vLLM arguments", values),
-        _block("Variables set for vLLM", config.environment.items()),
+        _block("Variables set for vLLM", [(name, masked(name, text)) for name, text in config.environment.items()]),
         _block("Warnings", [("", text) for text in config.warnings]),
     ]
     return "\n\n".join(block for block in blocks if block)

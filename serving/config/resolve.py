@@ -129,10 +129,13 @@ def resolve(
         raise ConfigError(problems)
     if lmi.model_id is None:
         raise model_location.nothing_to_serve(location)
-    origin, fetched = effective["model"].setting.origin, None
-    if lmi.model_id.startswith("s3://"):
-        fetched = model_location.fetched(lmi.model_id, origin, host, host.cache(env))
+    origin, fetched, model = effective["model"].setting.origin, None, lmi.model_id
+    if model.startswith("s3://"):
+        fetched = model_location.fetched(model, origin, host, host.cache(env))
         lmi = lmi.model_copy(update={"model_id": host.text(fetched)})
+    elif location.directory is not None and not model.startswith(("/", "~")):
+        beside = host.text(location.directory / model)
+        lmi = lmi.model_copy(update={"model_id": beside}) if host.is_dir(beside) else lmi
     model = str(lmi.model_id)
     chosen, values, variables = Mode("async", ""), dict[str, Any](), dict[str, str]()
     with _collected(problems):
@@ -149,8 +152,9 @@ def resolve(
         variables |= lmcache.environment(lmi, server, values, location.directory, host, problems)
         _make_paths_absolute(values, host)
         _check_files(values, host, problems)
-    secure.check(lmi, effective, location.directory, env, host, problems)
     adapters = _adapters(fetched) | _adapters(location.directory)
+    model_dirs = [path for path in (location.directory, fetched) if path is not None]
+    secure.check(secure.Start(lmi, values, model_dirs, list(adapters.values())), effective, env, host, problems)
     warnings += _about(lmi, server, adapters)
     if problems:
         raise ConfigError(problems)

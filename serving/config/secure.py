@@ -6,8 +6,10 @@ directories. Beside the controls, only options of a list may be given.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from serving.config.host import Host
 from serving.config.options import LmiOptions, options
@@ -20,6 +22,8 @@ _MODE, _CONTROLS, _CHANNELS = (
     "SAGEMAKER_UNTRUSTED_CHANNELS",
 )
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
+_IMPORTING = (("kv_transfer_config", "kv_connector_module_path"), ("compilation_config", "backend"))
+"""Arguments of vLLM with a key whose value is imported."""
 _PYTHONS = frozenset({"/usr/bin/python3", "/opt/djl/vllm_venv/bin/python"})
 _ALLOWED = frozenset({
     # LMI's
@@ -48,39 +52,55 @@ _ALLOWED = frozenset({
 """Options that may be given in secure mode, by LMI's name."""
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a start would use.
+
+    Attributes:
+        lmi: the options.
+        values: vLLM's arguments.
+        model_dirs: of the model.
+        adapters: directories of the adapters beside it.
+    """
+
+    lmi: LmiOptions
+    values: Mapping[str, Any]
+    model_dirs: Sequence[Path]
+    adapters: Sequence[Path]
+
+
 def check(
-    lmi: LmiOptions,
-    effective: Mapping[str, Effective],
-    model_dir: Path | None,
-    env: Mapping[str, str],
-    host: Host,
-    problems: list[Problem],
+    start: Start, effective: Mapping[str, Effective], env: Mapping[str, str], host: Host, problems: list[Problem]
 ) -> None:
     """Adds what secure mode forbids; nothing where it is off."""
     if not _is_on(env):
         return
     if _CONTROLS not in env:
-        problems.append(
-            Problem("VALIDATION", f"{_MODE}=true needs {_CONTROLS}", remedy=f"one or more of {', '.join(_CHECKS)}")
-        )
+        remedy = f"name one or more of {', '.join(_CHECKS)}"
+        problems.append(Problem("VALIDATION", f"{_MODE}=true needs {_CONTROLS}", remedy=remedy))
         return
-    controls = [word.strip() for word in env[_CONTROLS].split(",") if word.strip()]
     channels = [host.path(word.strip()) for word in env.get(_CHANNELS, "").split(",") if word.strip()]
     for channel in channels:
         if not channel.is_dir():
             problems.append(Problem("NOT_FOUND", f"{_CHANNELS}: {host.text(channel)} is not a directory"))
-    for control in controls:
+    # What was extracted or fetched came from where it is not trusted.
+    channels += [path for path in start.model_dirs if path.is_relative_to(host.cache(env))]
+    for control in _controls(env):
         if control not in _CHECKS:
             text = f"{_CONTROLS}={control}: there is no such control"
             problems.append(Problem("VALIDATION", text, remedy=f"use some of {', '.join(_CHECKS)}"))
             continue
-        problems += [Problem("UNSUPPORTED", text, control) for text in _CHECKS[control](lmi, model_dir, channels)]
-    problems += _not_allowed(lmi, effective)
+        problems += [Problem("UNSUPPORTED", text, control) for text in _CHECKS[control](start, channels)]
+    problems += _not_allowed(start.lmi, effective)
 
 
 def allows_code(env: Mapping[str, str]) -> bool:
     """Adapters that come later may bring a `model.py`."""
-    return not (_is_on(env) and "DISALLOW_CUSTOM_INFERENCE_SCRIPTS" in env.get(_CONTROLS, ""))
+    return not (_is_on(env) and "DISALLOW_CUSTOM_INFERENCE_SCRIPTS" in _controls(env))
+
+
+def _controls(env: Mapping[str, str]) -> list[str]:
+    return [word.strip() for word in env.get(_CONTROLS, "").split(",") if word.strip()]
 
 
 def _is_on(env: Mapping[str, str]) -> bool:
@@ -88,39 +108,48 @@ def _is_on(env: Mapping[str, str]) -> bool:
 
 
 def _not_allowed(lmi: LmiOptions, effective: Mapping[str, Effective]) -> Iterator[Problem]:
+    """Options of the model; whoever starts the server with flags, or sets its own keys, may do so."""
     for name, entry in effective.items():
         row = options().get(name)
-        if (row.name if row is not None else name) not in _ALLOWED:
+        is_models = entry.setting.origin.startswith(("serving.properties", "OPTION_", "HF_"))
+        if is_models and (row.name if row is not None else name) not in _ALLOWED:
             yield Problem("UNSUPPORTED", f"{name} may not be set in secure mode", entry.setting.origin)
     if lmi.python_executable is not None and lmi.python_executable not in _PYTHONS:
         yield Problem("UNSUPPORTED", f"pythonExecutable={lmi.python_executable!r} may not be used in secure mode")
 
 
-def _remote_code(lmi: LmiOptions, model_dir: Path | None, channels: list[Path]) -> Iterator[str]:
-    if lmi.trust_remote_code:
+def _remote_code(start: Start, channels: Sequence[Path]) -> Iterator[str]:
+    if start.lmi.trust_remote_code:
         yield "trust_remote_code=true"
 
 
-def _scripts(lmi: LmiOptions, model_dir: Path | None, channels: list[Path]) -> Iterator[str]:
-    if lmi.entry_point is not None and not lmi.entry_point.startswith("djl_python."):
-        yield f"entryPoint={lmi.entry_point}"
-    if model_dir is not None:
-        yield from (
-            str(path) for path in [model_dir / "model.py", *model_dir.glob("adapters/*/model.py")] if path.is_file()
-        )
+def _scripts(start: Start, channels: Sequence[Path]) -> Iterator[str]:
+    """Files with code, and options that name code to import."""
+    entry_point = start.lmi.entry_point
+    if entry_point is not None and not entry_point.startswith("djl_python."):
+        yield f"entryPoint={entry_point}"
+    scripts = [path / "model.py" for path in (*start.model_dirs, *start.adapters)]
+    yield from (str(path) for path in scripts if path.is_file())
+    for name in start.lmi.env:
+        if name.startswith(("PYTHON", "LD_")) or name == "VLLM_PLUGINS":
+            yield f"option.env sets {name}"
+    for name, key in _IMPORTING:
+        value = start.values.get(name)
+        found = value.get(key) if isinstance(value, dict) else None
+        if isinstance(found, str) and ("." in found or key.endswith("_path")):
+            yield f"{name} has {key}={found}"
 
 
-def _requirements(lmi: LmiOptions, model_dir: Path | None, channels: list[Path]) -> Iterator[str]:
-    if model_dir is not None and (path := model_dir / "requirements.txt").is_file():
-        yield str(path)
+def _requirements(start: Start, channels: Sequence[Path]) -> Iterator[str]:
+    yield from (str(path / "requirements.txt") for path in start.model_dirs if (path / "requirements.txt").is_file())
 
 
-def _pickles(lmi: LmiOptions, model_dir: Path | None, channels: list[Path]) -> Iterator[str]:
+def _pickles(start: Start, channels: Sequence[Path]) -> Iterator[str]:
     for channel in channels:
         yield from (str(path) for path in sorted(channel.rglob("*")) if path.suffix in _PICKLES)
 
 
-def _chat_templates(lmi: LmiOptions, model_dir: Path | None, channels: list[Path]) -> Iterator[str]:
+def _chat_templates(start: Start, channels: Sequence[Path]) -> Iterator[str]:
     for channel in channels:
         for path in sorted(channel.rglob("tokenizer_config.json")):
             try:
@@ -132,7 +161,7 @@ def _chat_templates(lmi: LmiOptions, model_dir: Path | None, channels: list[Path
         yield from (str(path) for path in sorted(channel.rglob("chat_template.j*")))
 
 
-_CHECKS: Mapping[str, Callable[[LmiOptions, Path | None, list[Path]], Iterator[str]]] = {
+_CHECKS: Mapping[str, Callable[[Start, Sequence[Path]], Iterator[str]]] = {
     "DISALLOW_TRUST_REMOTE_CODE": _remote_code,
     "DISALLOW_CUSTOM_INFERENCE_SCRIPTS": _scripts,
     "DISALLOW_REQUIREMENTS_TXT": _requirements,

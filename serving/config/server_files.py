@@ -4,7 +4,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from serving.config import past
 from serving.config.host import Host
+from serving.config.options import ServerSettings, options
 from serving.config.sources import Setting, from_properties
 from serving.errors import ConfigError, Problem
 
@@ -12,6 +14,11 @@ _HOME = "MODEL_SERVER_HOME"
 _PLACES = ("conf/config.properties", "config.properties")
 LOCATION_KEYS = ("model_store", "load_models")
 """Keys that say where the model is, which `model.py` reads."""
+NOT_A_MODELS = frozenset({
+    *LOCATION_KEYS, "inference_address", "management_address", "allowed_origins", "allowed_methods", "allowed_headers",
+    "ssl_certfile", "ssl_keyfile",
+})  # fmt: skip
+"""Keys that the model's own file has no say in, by canonical name, where LMI's spelling is used."""
 
 
 def read(given: str | None, env: Mapping[str, str], host: Host, warnings: list[str]) -> list[Setting]:
@@ -28,7 +35,14 @@ def read(given: str | None, env: Mapping[str, str], host: Host, warnings: list[s
         return []
     if not path.is_file():
         raise ConfigError([Problem("NOT_FOUND", f"{given} is not a file", "command line -f")])
-    settings = from_properties(path, warnings)
+    found: list[str] = []
+    settings = []
+    for one in from_properties(path, found):
+        row = options().get(one.name)
+        if (row is not None and row.table is ServerSettings) or (row is None and past.is_known(one.name)):
+            settings.append(one)
+        else:
+            warnings.append(f"{one.spelling or one.name} ({one.origin}) has no effect: it is none of the server's keys")
     if home is None:
         return settings
     return [

@@ -17,7 +17,7 @@ import yaml
 from serving.config import past
 from serving.config.masking import masked
 from serving.config.options import LmiOptions, ServerSettings, options
-from serving.config.values import parse_bool, parse_int
+from serving.config.values import parse_bool, parse_int, parse_json_object
 from serving.config.vllm_arguments import arguments
 from serving.errors import ConfigError, Problem
 
@@ -204,7 +204,7 @@ def _older_server(env: Mapping[str, str], warnings: list[str]) -> None:
             "UNSUPPORTED", f"SERVING_FEATURES={features}: vLLM is the only engine here", "SERVING_FEATURES"
         )
         raise ConfigError([problem])
-    if (size := env.get("DJL_CLUSTER_SIZE", "1")) not in ("", "1"):
+    if (size := env.get("DJL_CLUSTER_SIZE", "")).isdigit() and int(size) > 1:
         text = f"DJL_CLUSTER_SIZE={size}: this server does not start others"
         remedy = "spread one engine with vLLM's own arguments (nnodes, data_parallel_*), or run replicas"
         raise ConfigError([Problem("UNSUPPORTED", text, "DJL_CLUSTER_SIZE", remedy)])
@@ -283,28 +283,35 @@ def from_yaml(path: Path, warnings: list[str]) -> list[Setting]:
         ) from None
     if not isinstance(content, dict):
         raise ConfigError([Problem("VALIDATION", f"--config {path} must hold `name: value` lines")])
+    entries = {str(key).replace("-", "_"): (str(key), value) for key, value in content.items()}
     if isinstance(backend := content.get("backend"), dict):
-        content = {key: value for key, value in content.items() if key != "backend"} | _flat(backend, path, warnings)
-    return [
-        _named(str(key).replace("-", "_"), _yaml_text(value), f"{path.name} {key}") for key, value in content.items()
-    ]
+        del entries["backend"]
+        _add_backend(entries, backend, path, warnings)
+    try:
+        return [_named(name, _yaml_text(value), f"{path.name} {key}") for name, (key, value) in entries.items()]
+    except (ValueError, RecursionError) as error:
+        raise ConfigError([Problem("VALIDATION", f"--config {path}: {error}")]) from None
 
 
-def _flat(backend: Mapping[str, Any], path: Path, warnings: list[str]) -> dict[str, Any]:
-    """The entries of a block `backend` in vLLM's names; a client's own are left out."""
-    flat = {}
+def _add_backend(
+    entries: dict[str, tuple[str, Any]], backend: Mapping[str, Any], path: Path, warnings: list[str]
+) -> None:
+    """The entries of a block `backend` in vLLM's names; a client's own are left out, and those outside it win."""
     sampling = {}
     for key, value in backend.items():
-        if key in _CLIENTS_OWN:
-            warnings.append(f"backend.{key} ({path.name}) has no effect: {_CLIENTS_OWN[key]}")
-        elif key in _SAMPLING:
-            sampling[_SAMPLING[key]] = value
+        name = str(key).replace("-", "_")
+        if name in _CLIENTS_OWN:
+            warnings.append(f"backend.{key} ({path.name}) has no effect: {_CLIENTS_OWN[name]}")
+        elif name in _SAMPLING:
+            sampling[_SAMPLING[name]] = value
+        elif name in entries:
+            warnings.append(f"backend.{key} ({path.name}) has no effect beside {entries[name][0]}")
         else:
-            flat[key] = value
+            entries[name] = (f"backend.{key}", value)
     if sampling:
-        given = flat.get("override_generation_config", flat.get("override-generation-config", {}))
-        flat["override_generation_config"] = sampling | (given if isinstance(given, dict) else {})
-    return flat
+        key, given = entries.get("override_generation_config", ("backend", {}))
+        given = parse_json_object(given) if isinstance(given, str) else given
+        entries["override_generation_config"] = (key, sampling | (given if isinstance(given, dict) else {}))
 
 
 def _yaml_text(value: Any) -> str:

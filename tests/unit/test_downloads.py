@@ -71,6 +71,11 @@ class TestS3:
         self.put(s3, **{"a/one.json": "1", "a/two.bin": "2", "a/deep/three.json": "3"})
         assert files(fetch("s3://bucket/a", tmp_path, ["*.json"])) == {"one.json": "1", "deep/three.json": "3"}
 
+    def test_one_object(self, s3: Any, tmp_path: Path) -> None:
+        """As an archive of a model is given."""
+        self.put(s3, **{"a/model.tar.gz": "1", "a/model.tar.gz.old": "2"})
+        assert files(fetch("s3://bucket/a/model.tar.gz", tmp_path)) == {"model.tar.gz": "1"}
+
     def test_transfer_that_fails(self, s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.put(s3, **{"a/one": "1"})
 

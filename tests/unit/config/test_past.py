@@ -22,8 +22,8 @@ def resolved(**env: str) -> ResolvedConfig:
     ("given", "argument", "value"),
     [
         ({"guided_decoding_backend": "xgrammar:no-fallback"}, "structured_outputs_config", {"backend": "xgrammar"}),
-        ({"max_seq_len_to_capture": "512"}, "max_cudagraph_capture_size", 512),
-        ({"cuda_graph_sizes": "8"}, "cudagraph_capture_sizes", ["8"]),
+        ({"cuda_graph_sizes": "20"}, "cudagraph_capture_sizes", ["1", "2", "4", "8", "16"]),
+        ({"cuda_graph_sizes": "[1, 6]"}, "cudagraph_capture_sizes", ["1", "6"]),
         ({"rope_scaling": '{"factor": 2}'}, "hf_overrides", {"rope_parameters": {"factor": 2}}),
         ({"override_pooler_config": '{"pooling_type": "CLS"}'}, "pooler_config", {"pooling_type": "CLS"}),
         ({"disable_mm_preprocessor_cache": "true"}, "mm_processor_cache_gb", 0.0),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """SageMaker's secure mode: each control, the options that may be given, and what is wrong with the variables."""
 
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,22 @@ def found(tmp_path: Path, controls: str | None, files: dict[str, str], **env: st
     [
         ("DISALLOW_TRUST_REMOTE_CODE", {"serving.properties": "option.trust_remote_code=1"}, "trust_remote_code=true"),
         ("DISALLOW_CUSTOM_INFERENCE_SCRIPTS", {"model.py": ""}, "/m/model.py"),
-        ("DISALLOW_CUSTOM_INFERENCE_SCRIPTS", {"adapters/a/model.py": ""}, "/m/adapters/a/model.py"),
+        (
+            "DISALLOW_CUSTOM_INFERENCE_SCRIPTS",
+            {"adapters/a/model.py": "", "adapters/a/adapter_config.json": ""},
+            "/m/adapters/a/model.py",
+        ),
         ("DISALLOW_CUSTOM_INFERENCE_SCRIPTS", {"serving.properties": "option.entryPoint=x.py"}, "entryPoint=x.py"),
+        (
+            "DISALLOW_CUSTOM_INFERENCE_SCRIPTS",
+            {"serving.properties": "option.env=PYTHONPATH=/m"},
+            "option.env sets PYTHONPATH",
+        ),
+        (
+            "DISALLOW_CUSTOM_INFERENCE_SCRIPTS",
+            {"serving.properties": 'option.compilation_config={"backend": "evil.b"}'},
+            "compilation_config has backend=evil.b",
+        ),
         ("DISALLOW_REQUIREMENTS_TXT", {"requirements.txt": ""}, "/m/requirements.txt"),
         ("DISALLOW_PICKLE_FILES", {"deep/model.bin": ""}, "/m/deep/model.bin"),
         (
@@ -66,6 +81,25 @@ def test_options(tmp_path: Path) -> None:
         "tool_parser_plugin may not be set in secure mode",
         "pythonExecutable='/m/python' may not be used in secure mode",
     ]
+
+
+def test_ordinary_start(tmp_path: Path) -> None:
+    """LMI's own config.properties, and flags, are the operator's."""
+    (tmp_path / "djl").mkdir()
+    lines = "cluster_address=http://0.0.0.0:8888\nload_models=ALL\ninference_address=http://0.0.0.0:8080"
+    (tmp_path / "djl/config.properties").write_text(lines)
+    env = {"MODEL_SERVER_HOME": "/djl", "SERVING_JOB_QUEUE_SIZE": "7"}
+    assert found(tmp_path, "", {}, **env) == []
+
+
+def test_archive_of_a_channel(tmp_path: Path) -> None:
+    (tmp_path / "m").mkdir()
+    with tarfile.open(tmp_path / "m/b.tar.gz", "w:gz") as archive:
+        for name in ("config.json", "pytorch_model.bin"):
+            archive.addfile(tarfile.TarInfo(name))
+    env = {**ON, "SAGEMAKER_SECURITY_CONTROLS": "DISALLOW_PICKLE_FILES", "DJL_CACHE_DIR": "/cache"}
+    with pytest.raises(ConfigError, match=r"pytorch_model\.bin"):
+        resolve(env, ["/m"], Host(device_count=1, root=tmp_path), demo.MODEL_DIR)
 
 
 def test_variables(tmp_path: Path) -> None:

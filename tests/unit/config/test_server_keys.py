@@ -62,6 +62,31 @@ class TestFile:
             ("UNSUPPORTED", "load_models names 2 models: a=/m, b=/n")
         ]
 
+    def test_all_and_nothing(self, tmp_path: Path) -> None:
+        files = {"/s/config.json": "{}"}
+        env = {"SERVING_MODEL_STORE": "/s", "argv": ""}
+        assert resolved(tmp_path, files, SERVING_LOAD_MODELS="all", **env).model_dir == tmp_path / "s"
+        assert refused(tmp_path, files=files, SERVING_LOAD_MODELS="none", **env)[0][0] == "NOT_FOUND"
+        assert resolved(tmp_path, SERVING_LOAD_MODELS="n=org/x").options.model_id == "org/m", "the argument is stronger"
+        assert resolved(tmp_path, SERVING_LOAD_MODELS="org/a.b", argv="").options.model_id == "org/a.b"
+
+    def test_keys_of_others(self, tmp_path: Path) -> None:
+        """The server's file has no say about the model, and the model's file none about the server."""
+        config = resolved(
+            tmp_path, {"/c.properties": "option.dtype=fp16\nmax_model_len=5"}, argv="-f /c.properties org/m"
+        )
+        assert config.options.dtype == "auto"
+        assert "max_model_len" not in config.vllm_arguments
+        assert warned(config).count("it is none of the server's keys") == 2
+        files = {"/m/config.json": "{}", "/m/serving.properties": "inference_address=http://1.2.3.4:80"}
+        config = resolved(tmp_path, files, argv="/m")
+        assert config.vllm_arguments["port"] == 8080
+        assert "a model does not say where the server listens" in warned(config)
+
+    def test_model_beside_its_file(self, tmp_path: Path) -> None:
+        files = {"/s/weights/config.json": "{}", "/s/serving.properties": "option.model_id=weights"}
+        assert resolved(tmp_path, files, argv="-s /s").options.model_id == "/s/weights"
+
     def test_unknown_variable(self, tmp_path: Path) -> None:
         assert "unknown option job_queu_size (SERVING_JOB_QUEU_SIZE); did you mean job_queue_size?" in warned(
             resolved(tmp_path, SERVING_JOB_QUEU_SIZE="7")
@@ -99,6 +124,10 @@ class TestAddresses:
         ((kind, text),) = refused(tmp_path, SERVING_INFERENCE_ADDRESS=address)
         assert text.startswith(f"inference_address={address!r}")
         assert kind == ("NOT_FOUND" if address.startswith("https") else "VALIDATION")
+
+    def test_port_beside_a_socket(self, tmp_path: Path) -> None:
+        config = resolved(tmp_path, SERVING_INFERENCE_ADDRESS="unix:/s", argv="org/m --port 9000")
+        assert (config.vllm_arguments["port"], "uds" in config.vllm_arguments) == (9000, False)
 
     def test_two_addresses(self, tmp_path: Path) -> None:
         config = resolved(tmp_path, SERVING_MANAGEMENT_ADDRESS="http://0.0.0.0:81")
@@ -153,6 +182,11 @@ class TestCopies:
         files = {"/m/config.json": '{"num_local_experts": 8}', "/m/serving.properties": "maxWorkers=2"}
         config = resolved(tmp_path, files, {"device_count": 2}, argv="/m --tensor-parallel-size 1")
         assert "maxWorkers=2 has no effect: the model is a mixture of experts" in warned(config)
+
+    def test_configuration_of_the_model_that_is_strange(self, tmp_path: Path) -> None:
+        files = {"/m/config.json": '{"text_config": null, "num_experts": "8"}', "/m/serving.properties": "maxWorkers=2"}
+        config = resolved(tmp_path, files, {"device_count": 2}, argv="/m --tensor-parallel-size 1")
+        assert config.vllm_arguments["data_parallel_size"] == 2
 
     @pytest.mark.parametrize("keys", ["minWorkers=3\nmaxWorkers=2", "maxWorkers=0"])
     def test_contradiction(self, tmp_path: Path, keys: str) -> None:

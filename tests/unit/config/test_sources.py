@@ -275,9 +275,24 @@ def test_block_of_a_program_that_starts_vllm(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_block_beside_the_same_outside(tmp_path: Path) -> None:
+    """What stands outside wins, and what both add to is joined."""
+    path, warnings = tmp_path / "c.yaml", list[str]()
+    path.write_text(
+        "override-generation-config: {top_k: 3, temperature: 1.0}\nmodel: org/m\n"
+        "backend: {model: org/other, temperature: 0.5, top_p: 0.9}\n"
+    )
+    assert {setting.name: setting.text for setting in from_yaml(path, warnings)} == {
+        "model": "org/m",
+        "override_generation_config": '{"temperature": 1.0, "top_p": 0.9, "top_k": 3}',
+    }
+    assert warnings == ["backend.model (c.yaml) has no effect beside model"]
+
+
 @pytest.mark.parametrize(
     ("data", "kind", "text"),
     [
+        (b"a: &x [*x]", "VALIDATION", "--config {path}: Circular reference"),
         (None, "NOT_FOUND", "cannot read --config {path}: No such file or directory"),
         (b"a: [", "VALIDATION", "--config {path} is not YAML: while parsing a flow node expected the node content"),
         (b"\xff\xfe\xff", "VALIDATION", "--config {path} is not YAML: "),

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`vllm serve` commands of configurations, and back; and what LMI would do otherwise."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from serving import demo
+from serving.config import report
 from serving.config.explain import differences
 from serving.config.host import Host
 from serving.config.resolve import ResolvedConfig, resolve
@@ -57,7 +59,10 @@ def test_command() -> None:
 
 
 def test_secrets() -> None:
-    config = config_of("org/m", OPTION_API_KEY="key-1", OPTION_HF_TOKEN="hf_1")
+    config = config_of("org/m", OPTION_API_KEY="key-1", OPTION_HF_TOKEN="hf_1", OPTION_ENV="MY_SECRET=s-1,A=2")
+    shown = json.dumps(report.as_data(config)) + report.as_text(config) + as_vllm(config)
+    assert not {secret for secret in ("key-1", "hf_1", "s-1") if secret in shown}
+    assert "MY_SECRET=***,A=2" in shown
     assert "key-1" not in as_vllm(config)
     assert "hf_1" not in as_vllm(config)
     assert {"key-1", "hf_1"} <= set(as_vllm(config, shows_secrets=True).replace("=", " ").split())
@@ -76,9 +81,20 @@ def test_properties() -> None:
     ]
 
 
+def test_defaults_of_vllm() -> None:
+    """A command that says nothing means one GPU, and LoRA with one slot, however many there are."""
+    assert from_vllm("vllm serve org/m --enable-lora").splitlines() == [
+        "option.max_loras=1", "option.model_id=org/m", "option.tensor_parallel_degree=1", "option.enable_lora=true"
+    ]  # fmt: skip
+    older = from_vllm("python -m vllm.entrypoints.openai.api_server --model org/m").splitlines()
+    assert set(older) == {"option.model_id=org/m", "option.tensor_parallel_degree=1"}
+
+
 @pytest.mark.parametrize(
     ("command", "text"),
     [
+        ("A='x,b=c' vllm serve m", "the variable A cannot stand in option.env"),
+        ("lmi serve -m n=org/m", "the flags of LMI's own, such as -m, are none of vllm serve's"),
         ("vllm serve 'm", "the command cannot be read: No closing quotation"),
         ("vllm serve m --nonsense", "unknown flag --nonsense"),
         ("vllm serve m --config f.yaml", "--config f.yaml is a file of flags, which lmi serve reads itself"),
@@ -112,4 +128,4 @@ def test_differences(tmp_path: Path) -> None:
 def test_hardly_any_difference(tmp_path: Path) -> None:
     lines = "engine=Python\noption.model_id=org/m\noption.rolling_batch=vllm\noption.served_model_name=lmi"
     config = config_of("-s", "/s", files={"/s/serving.properties": lines}, root=tmp_path)
-    assert [text.split(":")[0] for text in differences(config)] == ["copies"]
+    assert differences(config) == []
