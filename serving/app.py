@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from serving import error_responses
 from serving.config.options import ServerSettings
+from serving.error_rates import ErrorRates
 from serving.middleware import ApiKeys, BodyLimit, RequestHeaders
 from serving.routers import adapters, health, invocations, management, tgi
 from serving.routers.context import Context
@@ -49,5 +50,8 @@ def create_app(
     if api_keys:
         app.add_middleware(ApiKeys, keys=api_keys)
     app.add_middleware(BodyLimit, limit=settings.max_request_size)
-    app.add_middleware(RequestHeaders)
+    limits = {kind: getattr(settings, f"error_rate_{kind}") for kind in ("wlm", "server", "any")}
+    limits = {kind: limit for kind, limit in limits.items() if limit is not None}
+    count = ErrorRates(limits, context.health.trip).count if limits else None
+    app.add_middleware(RequestHeaders, id_header=settings.request_id_header_key, count=count)
     return app

@@ -10,6 +10,7 @@ class State(Enum):
 
     READY = "ready"
     DRAINING = "draining"
+    TRIPPED = "tripped"
     DEAD = "dead"
 
 
@@ -34,10 +35,15 @@ class Health:
         self._engine = engine
         self._is_draining = False
         self._has_failed = False
+        self._is_tripped = False
 
     def drain(self) -> None:
         """The process was told to stop: tell load balancers to look elsewhere."""
         self._is_draining = True
+
+    def trip(self) -> None:
+        """There were more errors than are allowed: load balancers are to look elsewhere until a restart."""
+        self._is_tripped = True
 
     def fail(self) -> None:
         """The custom handler's process died once too often, and nothing else answers."""
@@ -48,4 +54,6 @@ class Health:
         """Read from the engine each time; never cached."""
         if self._engine.is_dead or self._has_failed:
             return State.DEAD
-        return State.DRAINING if self._is_draining else State.READY
+        if self._is_draining:
+            return State.DRAINING
+        return State.TRIPPED if self._is_tripped else State.READY

@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import hmac
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 
@@ -35,23 +35,33 @@ class RequestHeaders:
     """Gives each request an id, the client's where it sent one, and each answer the headers of its family.
 
     A refusal for load says when to try again, on every route.
+
+    Args:
+        app: what to call.
+        id_header: has the id.
+        count: is told the status of every answer of LMI's and TGI's routes.
     """
 
-    def __init__(self, app: ASGIApp):
+    def __init__(self, app: ASGIApp, id_header: str = REQUEST_ID, count: Callable[[int], None] | None = None):
         self._app = app
+        self._id_header = id_header.lower()
+        self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's own contract
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = Headers(scope=scope).get(REQUEST_ID) or str(uuid.uuid4())
+        request_id = Headers(scope=scope).get(self._id_header) or str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
-        extra = {} if error_responses.is_upstream(scope) else _LMI_HEADERS
+        is_upstream = error_responses.is_upstream(scope)
+        extra = {} if is_upstream else _LMI_HEADERS
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.setdefault(REQUEST_ID, request_id)
+                headers.setdefault(self._id_header, request_id)
+                if self._count is not None and not is_upstream:
+                    self._count(message["status"])
                 if message["status"] in _TRY_AGAIN:
                     headers.setdefault("retry-after", _RETRY_AFTER_S)
                 for name, value in extra.items():

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from serving.engine.vllm_engine import VllmEngine
 
 _END_CHECK_S = 0.2
+_KILLED = 137
+"""LMI's exit code under `SERVING_FAIL_FAST`: that of a process that SIGKILL ended."""
 
 
 async def run(setup: Setup, args: Namespace, sock: socket.socket, starting: Starting, began: float) -> int:
@@ -60,6 +62,7 @@ async def run(setup: Setup, args: Namespace, sock: socket.socket, starting: Star
             config.server.shutdown_delay,
             args.shutdown_timeout,
             vllm_app.uvicorn_options(args),
+            _KILLED if config.server.fail_fast else 1,
         )
         refresher = vllm_app.refresh_certificates(args, server.config.ssl)
         tasks = assembly.engine.tasks if assembly.engine is not None else ("generate",) if config.has_model else ()

@@ -85,7 +85,7 @@ class _Uvicorn(uvicorn.Server):
 
 
 class Server:
-    """One run of the server."""
+    """One run of the server; `death_code` is its exit code when the engine died."""
 
     def __init__(
         self,
@@ -95,7 +95,9 @@ class Server:
         delay_s: float,
         timeout_s: float,
         options: dict[str, Any],
+        death_code: int = 1,
     ):
+        self._death_code = death_code
         self._engine = engine
         self._health = health
         self._delay_s = delay_s
@@ -119,7 +121,9 @@ class Server:
             if self._stopping is not None:
                 self._stopping.cancel()
         # A terminal or a supervisor may signal the engine's processes too: once told to stop, their end is no failure.
-        return 1 if not server.started or (self._engine.is_dead and self._stopping is None) else 0
+        if self._engine.is_dead and self._stopping is None:
+            return self._death_code
+        return 0 if server.started else 1
 
     def _interrupt(self, server: uvicorn.Server) -> None:
         """SIGINT is out in time even after a SIGTERM with a long timeout; a second one does not wait at all."""

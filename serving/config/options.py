@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from serving.config.error_rate import ErrorRate, parse_error_rate
 from serving.config.values import (
     NotWholeNumber,
     Unsupported,
@@ -294,6 +295,7 @@ class LmiOptions(_Table):
     )
 
 
+_ErrorRate = Annotated[ErrorRate | None, BeforeValidator(parse_error_rate)]
 _HttpCode = Annotated[Int, Field(ge=400, le=599)]
 _Workers = Annotated[Int | None, Env(sagemaker=("SAGEMAKER_NUM_MODEL_WORKERS",))]
 
@@ -331,6 +333,13 @@ class ServerSettings(_Table):
     timeout_http_code: _HttpCode = Field(504, description="Status of a request that took too long.")
     bad_request_http_code: _HttpCode = Field(400, description="Status of a bad request to a management route.")
     server_error_http_code: _HttpCode = Field(500, description="Status of a failure of the server's own.")
+    error_rate_wlm: _ErrorRate = Field(
+        None, description="Requests without room, `5/PT10M`: more within that time, and `/ping` is 503 until a restart."
+    )
+    error_rate_server: _ErrorRate = Field(None, description="The same for failures of the server.")
+    error_rate_any: _ErrorRate = Field(None, description="The same for both together.")
+    request_id_header_key: str = Field("x-request-id", description="Header with a request's id, in and out.")
+    fail_fast: Bool = Field(False, description="The exit code after the engine's death is 137, as if it was killed.")
     model_store: str | None = Field(None, description="A directory with serving.properties and model files.")
     load_models: str | None = Field(None, description="The model to load, `NAME=MODEL`; `ALL`: that of the store.")
     load_on_devices: Annotated[str, AfterValidator(_devices)] = Field(

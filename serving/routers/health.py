@@ -12,12 +12,17 @@ from serving.routers.paging import pretty
 
 router = APIRouter(tags=["health"])
 
-_PING = {State.READY: (200, "Healthy"), State.DRAINING: (503, "Unhealthy"), State.DEAD: (500, "FAILED")}
+_PING = {
+    State.READY: (200, "Healthy"),
+    State.DRAINING: (503, "Unhealthy"),
+    State.TRIPPED: (503, "Healthy"),
+    State.DEAD: (500, "FAILED"),
+}
 
 
 @router.api_route("/ping", methods=["GET", "POST", "HEAD"], summary="Can this server take requests?")
 async def ping(request: Request) -> Response:
-    """200 when it can, 503 while it shuts down, 500 once the engine is gone."""
+    """200 when it can, 503 while it shuts down or had too many errors, 500 once the engine is gone."""
     status, word = _PING[context(request).health.state]
     body = json.dumps({context(request).model_name: {"status": word}}, indent=2) + "\n"
     return Response(body, status, media_type="application/json")

@@ -28,10 +28,10 @@ LONG = {"inputs": "hello world", "parameters": {"max_new_tokens": 40}, "stream":
 class Run:
     """A server on a free port, run beside the test."""
 
-    def __init__(self, engine: FakeEngine, delay_s: float = 0, timeout_s: float = 5):
+    def __init__(self, engine: FakeEngine, delay_s: float = 0, timeout_s: float = 5, death_code: int = 1):
         health = Health(engine)
         app = create_app(replace(context_of(engine), health=health), ServerSettings())
-        self._server = Server(app, engine, health, delay_s, timeout_s, {"log_level": "critical"})
+        self._server = Server(app, engine, health, delay_s, timeout_s, {"log_level": "critical"}, death_code)
         self._ready = asyncio.Event()
 
     async def __aenter__(self) -> "Run":
@@ -102,13 +102,14 @@ async def test_timeout_ends_what_is_in_flight(engine: FakeEngine) -> None:
         stream.cancel()
 
 
-async def test_dead_engine(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [1, 137])
+async def test_dead_engine(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     monkeypatch.setattr(server_module, "_DEATH_CHECK_S", 1.0)  # time to ask before the port closes
-    async with Run(engine) as run:
+    async with Run(engine, death_code=code) as run:
         engine.is_dead = True
         ping = await run.client.get("/ping")
         assert (ping.status_code, ping.json()) == (500, {"test": {"status": "FAILED"}})
-        assert await asyncio.wait_for(run.code, 5) == 1
+        assert await asyncio.wait_for(run.code, 5) == code
 
 
 async def test_engine_that_ends_while_shutting_down(engine: FakeEngine) -> None:

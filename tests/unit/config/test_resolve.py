@@ -174,6 +174,8 @@ def test_no_warning_for_an_equal_value_or_the_same_name(store: Path, env: dict[s
 def test_settings_of_the_server() -> None:
     assert resolved().server.model_dump(exclude_none=True) == {
         "load_on_devices": "*",
+        "request_id_header_key": "x-request-id",
+        "fail_fast": False,
         "throttle_error_http_code": 503,
         "wlm_error_http_code": 503,
         "timeout_http_code": 504,
