@@ -116,6 +116,11 @@ class Assembly:
         generating = self.engine.num_in_flight if self.engine is not None else 0
         return max(generating, self.custom.num_in_flight if self.custom is not None else 0)
 
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since the engine gave anything, while requests wait for it."""
+        return self.engine.stalled_s if self.engine is not None else 0.0
+
     async def start(self) -> Front:
         """Everything but the port; what to give to the HTTP server.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The truth about whether this server should get traffic; asked by `/ping` and `/health`, told by `server.py`."""
+"""The truth about whether this server should get traffic; asked by the probes (`routers/health.py`), told by `server.py`."""
 
 from enum import Enum
 from typing import Protocol
@@ -14,6 +14,13 @@ class State(Enum):
     DEAD = "dead"
 
 
+_REASONS = {
+    State.DRAINING: "the server shuts down",
+    State.TRIPPED: "there were more errors than error_rate_* allows",
+    State.DEAD: "the engine, or the custom handler, is gone",
+}
+
+
 class EngineState(Protocol):
     """What must be known of the engine, which need not have been started yet."""
 
@@ -25,6 +32,11 @@ class EngineState(Protocol):
     @property
     def num_in_flight(self) -> int:
         """Requests handed over and not finished."""
+        ...
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since anything was generated, while requests wait for it; about 0 otherwise."""
         ...
 
 
@@ -48,6 +60,18 @@ class Health:
     def fail(self) -> None:
         """The custom handler's process died once too often, and nothing else answers."""
         self._has_failed = True
+
+    def reasons(self, stall_timeout_s: float) -> list[str]:
+        """Why the server should get no requests now; empty where it should.
+
+        Args:
+            stall_timeout_s: an engine that requests wait for and that gave nothing for this long hangs.
+        """
+        state = self.state
+        found = [_REASONS[state]] if state in _REASONS else []
+        if state is not State.DEAD and (stalled_s := self._engine.stalled_s) > stall_timeout_s:
+            found.append(f"requests wait, and nothing came from the engine for {stalled_s:.0f} s")
+        return found
 
     @property
     def state(self) -> State:

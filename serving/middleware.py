@@ -20,7 +20,9 @@ from serving.errors import PayloadTooLarge
 
 REQUEST_ID = "x-request-id"
 _DISCARD_S = 10.0
-_OPEN = frozenset({"/ping", "/health", "/v2/health/live", "/v2/health/ready", "/metrics"})
+_OPEN = frozenset({
+    *("/ping", "/health", "/live", "/ready", "/startup", "/v2/health/live", "/v2/health/ready", "/metrics"),
+})  # fmt: skip
 """Paths that need no key: probes and scrapers bring none."""
 _TRY_AGAIN = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _RETRY_AFTER_S = "1"

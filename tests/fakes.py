@@ -116,6 +116,7 @@ class FakeEngine:
         self.tokenizer = FakeTokenizer()
         self.is_dead = False
         self.num_in_flight = 0
+        self.stalled_s = 0.0
         self.requests: list[GenerationRequest] = []
         self.tokens_per_step = 1
         self.step_s = 0.0

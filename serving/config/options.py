@@ -362,6 +362,9 @@ class ServerSettings(_Table):
     chunked_read_timeout: Int = Field(
         120, ge=1, description="Seconds between two pieces of a stream; if set, also until the first one."
     )
+    stall_timeout: Int = Field(
+        60, ge=1, description="Seconds without any output, while requests wait, after which `/ready` is 503."
+    )
     shutdown_delay: Int = Field(
         0, ge=0, description="Seconds after SIGTERM in which requests are still accepted while `/ping` answers 503."
     )

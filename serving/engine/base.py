@@ -94,6 +94,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def stalled_s(self) -> float:
+        """Seconds since anything was generated, while requests wait for it."""
+        ...
+
+    @property
     def num_in_flight(self) -> int:
         """Requests handed over and not finished, whichever route they came from."""
         ...

@@ -35,6 +35,7 @@ class EngineGate:
 
     Attributes:
         limits: what is taken on, and how long is waited; None, for no limits, until the server is started.
+        num_outputs: that came from the engine.
     """
 
     def __init__(self, client: Any, model_name: str, refusal: Callable[[str, HTTPStatus], Exception], loras: LoraGate):
@@ -45,6 +46,9 @@ class EngineGate:
         self.limits: Limits | None = None
         self._streams: WeakSet[Outputs] = WeakSet()
         self._sweeper: asyncio.TimerHandle | None = None
+        self.num_outputs = 0
+        self._num_outputs_seen = 0
+        self._progress_at = 0.0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._client, name)
@@ -53,6 +57,11 @@ class EngineGate:
     def num_in_flight(self) -> int:
         """Requests handed over and not finished."""
         return len(self._streams)
+
+    @property
+    def stalled_s(self) -> float:
+        """Seconds since anything came from the engine, while requests wait for it; about a sweep's time at best."""
+        return asyncio.get_running_loop().time() - self._progress_at if self._sweeper is not None else 0.0
 
     def generate(self, *args: Any, **kwargs: Any) -> "Outputs":
         """As the client's. In flight from this call until the last item, a failure, the close, or nobody holds it.
@@ -99,7 +108,9 @@ class EngineGate:
         """`stream` is in flight from now on."""
         self._streams.add(stream)
         if self._sweeper is None:
-            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP_S, self._sweep)
+            loop = asyncio.get_running_loop()
+            self._progress_at = loop.time()
+            self._sweeper = loop.call_later(_SWEEP_S, self._sweep)
 
     def end(self, stream: "Outputs") -> None:
         """`stream` is in flight no more."""
@@ -118,6 +129,8 @@ class EngineGate:
                 stream.was_dropped = True
             else:
                 stream.expire(loop.time())
+        if self.num_outputs != self._num_outputs_seen or not any(stream.is_waiting for stream in self._streams):
+            self._num_outputs_seen, self._progress_at = self.num_outputs, loop.time()
         self.loras.slots.admit()
         self._sweeper = loop.call_later(_SWEEP_S, self._sweep) if self._streams else None
 
@@ -168,6 +181,7 @@ class Outputs:
             self._leave()
             raise
         self._deadline = None
+        self._gate.num_outputs += 1
         self._allowed_s = self._limits.gap_s
         if getattr(output, "finished", False):
             # The client may take its time to read the rest; whoever waits for the adapter or its slot need not.
@@ -203,6 +217,11 @@ class Outputs:
         if self._known is not None:
             self._gate.loras.slots.release(self.lora_int_id, self._outputs)
             self._known, self.lora_int_id = None, 0
+
+    @property
+    def is_waiting(self) -> bool:
+        """Somebody waits for the next output."""
+        return self._deadline is not None
 
     def is_unused(self, now: float) -> bool:
         """Nobody has begun to read, and nobody will."""

@@ -158,6 +158,11 @@ class VllmEngine:
         return self.gate.num_in_flight
 
     @property
+    def stalled_s(self) -> float:
+        """As `EngineState.stalled_s`."""
+        return self.gate.stalled_s
+
+    @property
     def model_config(self) -> Any:
         """The configuration that vLLM made for the loaded model."""
         return self._client.model_config

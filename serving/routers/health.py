@@ -28,6 +28,23 @@ async def ping(request: Request) -> Response:
     return Response(body, status, media_type="application/json")
 
 
+@router.get("/live", summary="Is the process there?")
+@router.get("/startup", summary="Has it started? The port opens once it has")
+async def live() -> Response:
+    """200 whenever it can answer at all."""
+    return pretty({"status": "alive"})
+
+
+@router.get("/ready", summary="Should it get requests now?")
+async def ready(request: Request) -> Response:
+    """200, or 503 with the reasons: shutting down, too many errors, an engine that is gone or hangs."""
+    about = context(request)
+    reasons = about.health.reasons(about.settings.stall_timeout)
+    answer = pretty({"status": "not ready" if reasons else "ready", **({"reasons": reasons} if reasons else {})})
+    answer.status_code = 503 if reasons else 200
+    return answer
+
+
 @router.options("/", include_in_schema=False)
 async def options() -> Response:
     """LMI's answer."""

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """`job_queue_size` and `predict_timeout` on the real engine: refusals and timeouts on every route family."""
 
+import os
+import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +23,7 @@ LONG = {"max_tokens": 2000, "min_tokens": 2000, "ignore_eos": True}
 def server() -> Iterator[LmiProcess]:
     """One sequence at a time, one more may wait, two seconds for a first output."""
     env = {"OPTION_MAX_ROLLING_BATCH_SIZE": "1", "SERVING_JOB_QUEUE_SIZE": "1", "OPTION_PREDICT_TIMEOUT": "2"}
+    env |= {"SERVING_STALL_TIMEOUT": "1"}
     with LmiProcess(["--demo", "--port", "0"], env) as process:
         yield process
 
@@ -82,3 +86,26 @@ def test_whole_answer_that_takes_too_long(server: LmiProcess) -> None:
     assert answers[0].json()["type"] == "TranslateException"
     assert answers[1].json()["error"]["type"] == "Gateway Timeout"
     wait_for_metric(server.url, RUNNING, 0, 2)
+
+
+def test_engine_that_hangs(server: LmiProcess) -> None:
+    """`/ready` says so while requests wait for it, and not any more when it goes on; the process lives all the time."""
+    ready = f"{server.url}/ready"
+    assert httpx.get(ready).status_code == 200
+    engine = server.wait_engine_pid()
+    with ThreadPoolExecutor(1) as pool:
+        body = {"inputs": "Tell", "stream": True, "parameters": LONG}
+        running = pool.submit(httpx.post, f"{server.url}/invocations", json=body, timeout=60)
+        wait_for_metric(server.url, RUNNING, 1, 10)
+        os.kill(engine, signal.SIGSTOP)
+        try:
+            deadline = time.monotonic() + 5
+            while (answer := httpx.get(ready)).status_code == 200 and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert answer.status_code == 503
+            assert answer.json()["reasons"][0].startswith("requests wait, and nothing came from the engine for ")
+            assert httpx.get(f"{server.url}/live").status_code == 200
+        finally:
+            os.kill(engine, signal.SIGCONT)
+        assert running.result(60).status_code == 200
+    assert httpx.get(ready).status_code == 200

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 
 from serving.config.limits import Limits
+from serving.engine import gate as gate_module
 from serving.engine import lora_gate
 from serving.engine.gate import EngineGate
 from serving.engine.lora_gate import LoraGate
@@ -288,3 +289,21 @@ async def test_stream_that_begins_after_it_was_dropped_is_timed() -> None:
     await asyncio.sleep(1)
     with pytest.raises(Refused, match="no output within"):
         await asyncio.wait_for(anext(outputs), 2)
+
+
+async def test_engine_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs, and a client that does not ask for the next one, are no hang."""
+    monkeypatch.setattr(gate_module, "_SWEEP_S", 0.02)
+    opened = gate(Client(0, 0, 60))
+    assert opened.stalled_s == 0
+    outputs = opened.generate("x")
+    await anext(outputs)
+    await asyncio.sleep(0.3)
+    assert opened.stalled_s < 0.1
+    await anext(outputs)
+    waiting = asyncio.create_task(anext(outputs))
+    await asyncio.sleep(0.3)
+    assert opened.stalled_s > 0.2
+    waiting.cancel()
+    await asyncio.sleep(0.1)
+    assert opened.stalled_s == 0
