@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The truth about whether this server should get traffic; asked by the probes (`routers/health.py`), told by `server.py`."""
+"""The truth about whether this server should get traffic; asked by the probes, told by `server.py`."""
 
 from enum import Enum
 from typing import Protocol
