@@ -111,23 +111,25 @@ def _from_s3(source: str, directory: Path, patterns: Sequence[str] | None) -> Pa
     prefix = f"{prefix.rstrip('/')}/" if prefix.strip("/") else ""
     try:
         client = boto3.Session().client("s3")
-        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
         objects = [
             one
-            for page in pages
-            for one in page.get("Contents", [])
+            for one in _listed(client, bucket, prefix)
             if not one["Key"].endswith("/") and _is_wanted(one["Key"].removeprefix(prefix), patterns)
         ]
         if not objects and prefix:
             key = prefix.rstrip("/")
-            pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
-            objects = [one for page in pages for one in page.get("Contents", []) if one["Key"] == key]
+            objects = [one for one in _listed(client, bucket, key) if one["Key"] == key]
             prefix = key[: key.rfind("/") + 1]
         if not objects:
             raise DownloadFailed(f"{source}: nothing is there")
         return _copied(client, bucket, prefix, objects, directory)
     except (Boto3Error, BotoCoreError, ClientError) as error:
         raise DownloadFailed(f"{source}: {' '.join(str(error).split())}") from None
+
+
+def _listed(client: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        yield from page.get("Contents", [])
 
 
 def _is_wanted(name: str, patterns: Sequence[str] | None) -> bool:

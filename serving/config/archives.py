@@ -16,7 +16,7 @@ from typing import IO, cast
 from serving.errors import ConfigError, Problem
 
 SUFFIXES = (".tar.gz", ".tgz", ".tar", ".zip", ".mar")
-_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError)
+_DAMAGED = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError)
 _BLOCK = 1024 * 1024
 _LEVELS = 2
 """How often a directory may hold nothing but another one, as in LMI."""
@@ -72,8 +72,6 @@ def extracted(archive: Path, cache: Path) -> Path:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except (*_DAMAGED, ValueError, EOFError, RuntimeError) as error:  # zipfile raises RuntimeError for what it lacks
-        raise ConfigError([Problem("VALIDATION", f"{archive} cannot be extracted: {error}")]) from None
-    except gzip.BadGzipFile as error:
         raise ConfigError([Problem("VALIDATION", f"{archive} cannot be extracted: {error}")]) from None
     except OSError as error:
         text = f"{archive} cannot be extracted to {target.parent}: {error.strerror or error}"

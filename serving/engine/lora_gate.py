@@ -8,7 +8,8 @@ was not checked, and none whose files are no longer those that were.
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,15 +79,9 @@ class LoraGate:
             AdapterRefused: its files are not what the engine can take, or the engine refused it.
             AdapterSlotsExhausted: there is no room for it.
         """
-        began = time.perf_counter()
-        try:
+        with _counted_load():
             known = await self._read(lora_request)
             answer = await self._add_lora(known.request)
-        except Exception:
-            metrics.ADAPTER_LOADS.labels("failed").inc()
-            raise
-        metrics.ADAPTER_LOADS.labels("loaded").inc()
-        metrics.ADAPTER_LOAD_SECONDS.observe(time.perf_counter() - began)
         known.is_loaded = True
         self._keep(known)
         return answer
@@ -148,23 +143,14 @@ class LoraGate:
         if not known.is_loaded:
             async with self._loading:
                 if not known.is_loaded:
-                    await self._load_offered(known)
+                    with _counted_load():
+                        await self._add_lora(known.request)
+                    known.is_loaded = True
         waited = time.monotonic()
         await self.slots.acquire(known.request.lora_int_id, user)
         if time.monotonic() > waited + _TRUSTED_S:
             self._look(known)
         metrics.ADAPTER_REQUESTS.labels(known.request.lora_name).inc()
-
-    async def _load_offered(self, known: KnownLora) -> None:
-        began = time.perf_counter()
-        try:
-            await self._add_lora(known.request)
-        except Exception:
-            metrics.ADAPTER_LOADS.labels("failed").inc()
-            raise
-        metrics.ADAPTER_LOADS.labels("loaded").inc()
-        metrics.ADAPTER_LOAD_SECONDS.observe(time.perf_counter() - began)
-        known.is_loaded = True
 
     def _keep(self, known: KnownLora) -> None:
         self._known[known.request.lora_int_id] = known
@@ -192,6 +178,19 @@ class LoraGate:
         stamp = _stamp(path)
         self._check(Path(path))
         return path, stamp
+
+
+@contextmanager
+def _counted_load() -> Iterator[None]:
+    """The metrics of one load, which fails when this block raises."""
+    began = time.perf_counter()
+    try:
+        yield
+    except Exception:
+        metrics.ADAPTER_LOADS.labels("failed").inc()
+        raise
+    metrics.ADAPTER_LOADS.labels("loaded").inc()
+    metrics.ADAPTER_LOAD_SECONDS.observe(time.perf_counter() - began)
 
 
 def _stamp(path: str) -> _Stamp:
