@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from serving import error_responses
 from serving.config.options import ServerSettings
 from serving.error_rates import ErrorRates
+from serving.listeners import Split
 from serving.middleware import ApiKeys, BodyLimit, RequestHeaders
 from serving.routers import adapters, health, invocations, management, tgi
 from serving.routers.context import Context
@@ -47,6 +48,8 @@ def create_app(
     if attach is not None:
         attach(app)
     error_responses.register(app)
+    managing = (*management.router.routes, *adapters.router.routes)
+    app.add_middleware(Split, management=managing, both=health.router.routes)
     if api_keys:
         app.add_middleware(ApiKeys, keys=api_keys)
     app.add_middleware(BodyLimit, limit=settings.max_request_size)

@@ -8,7 +8,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import redirect_stdout
+from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,7 +73,7 @@ def config_command(ctx: typer.Context) -> None:
 
 @app.command("reload")
 def reload_command(
-    url: Annotated[str, typer.Option(help="Where the server listens.")] = "http://127.0.0.1:8080",
+    url: Annotated[str, typer.Option(help="Where the server listens for management.")] = "http://127.0.0.1:8080",
     model: Annotated[str | None, typer.Option(help="The endpoint's name; default: the one the server has.")] = None,
     api_key: Annotated[str | None, typer.Option(envvar="VLLM_API_KEY", help="A key of the server's.")] = None,
 ) -> None:
@@ -197,11 +197,15 @@ def _print_problems(error: ConfigError) -> None:
 
 
 def _serve(config: ResolvedConfig, code: UserCode | None, starting: Starting, began: float) -> int:
-    from serving.server import bind
+    from serving.server import bound
 
     values = config.vllm_arguments
     before = dict(os.environ)
-    with bind(values["host"], values["port"], values.get("uds")) as sock:
+    with ExitStack() as stack:
+        socks = [stack.enter_context(bound(values["host"], values["port"], values.get("uds")))]
+        if (other := config.management) is not None:
+            where = (other.host, other.port, other.unix_path, "management_address")
+            socks.append(stack.enter_context(bound(*where)))
         python = _user_python(config, code)
         os.environ.update(config.environment)
         if "TORCHDYNAMO_DISABLE" in config.environment:
@@ -216,11 +220,7 @@ def _serve(config: ResolvedConfig, code: UserCode | None, starting: Starting, be
         from serving.run import run
 
         args = namespace(values)
-        try:
-            return int(uvloop.run(run(Setup(config, code, python, before), args, sock, starting, began)))
-        finally:
-            if "uds" in values:
-                Path(values["uds"]).unlink(missing_ok=True)
+        return int(uvloop.run(run(Setup(config, code, python, before), args, socks, starting, began)))
 
 
 def _reload(url: str, model: str | None, api_key: str | None) -> int:

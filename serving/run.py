@@ -15,12 +15,14 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from starlette.types import ASGIApp
 
 from serving import downloads
 from serving.assembly import Assembly, Launched, Setup
 from serving.config.resolve import ResolvedConfig
 from serving.engine import vllm_app
 from serving.errors import ConfigError, Problem
+from serving.listeners import Listener, Marked
 from serving.server import Server
 from serving.starting import Starting
 
@@ -32,13 +34,13 @@ _KILLED = 137
 """LMI's exit code under `SERVING_FAIL_FAST`: that of a process that SIGKILL ended."""
 
 
-async def run(setup: Setup, args: Namespace, sock: socket.socket, starting: Starting, began: float) -> int:
+async def run(setup: Setup, args: Namespace, socks: Sequence[socket.socket], starting: Starting, began: float) -> int:
     """Serves until told to stop; returns the exit code. Whatever was started is ended.
 
     Args:
         setup: what was decided.
         args: vLLM's namespace of it.
-        sock: bound, and not listening yet.
+        socks: bound, and not listening yet: the one for inference, and the one for management if there is one.
         starting: watches the time until the server is ready.
         began: when the command began, by `time.monotonic`.
 
@@ -55,24 +57,37 @@ async def run(setup: Setup, args: Namespace, sock: socket.socket, starting: Star
     assembly = Assembly(replace(setup, app_options=options), launcher.launch)
     try:
         front = await assembly.start()
+        (app, options), *further = _listeners(front, config, vllm_app.uvicorn_options(args))
         server = Server(
-            front,
+            app,
             assembly,
             assembly.health,
             config.server.shutdown_delay,
             args.shutdown_timeout,
-            vllm_app.uvicorn_options(args),
+            options,
             _KILLED if config.server.fail_fast else 1,
+            further,
         )
-        refresher = vllm_app.refresh_certificates(args, server.config.ssl)
+        refreshers = [vllm_app.refresh_certificates(args, one.ssl) for one in server.configs]
         tasks = assembly.engine.tasks if assembly.engine is not None else ("generate",) if config.has_model else ()
-        code = await server.run(sock, partial(_announce, config, tasks, sock, began))
-        if refresher is not None:
-            refresher.stop()
+        code = await server.run(socks[0], partial(_announce, config, tasks, socks, began), *socks[1:])
+        for refresher in refreshers:
+            if refresher is not None:
+                refresher.stop()
         return code
     finally:
         await assembly.close()
         await launcher.close()
+
+
+def _listeners(front: ASGIApp, config: ResolvedConfig, options: dict[str, Any]) -> list[tuple[ASGIApp, dict[str, Any]]]:
+    """App and uvicorn's options of each listener; without TLS the certificate is not told."""
+    plain = {name: value for name, value in options.items() if not name.startswith("ssl_")}
+    own = options if config.is_tls else plain
+    if config.management is None:
+        return [(front, own)]
+    other = options if config.management.is_tls else plain
+    return [(Marked(front, Listener.INFERENCE), own), (Marked(front, Listener.MANAGEMENT), other)]
 
 
 def _is_upstreams(setup: Setup) -> bool:
@@ -155,14 +170,15 @@ class _Launcher:
             await self._engine.close()
 
 
-def _announce(config: ResolvedConfig, tasks: Sequence[str], sock: socket.socket, began: float) -> None:
-    """Says that the server is ready, with a command that shows it."""
-    address = sock.getsockname()
-    where = f"--unix-socket {address} http://localhost" if isinstance(address, str) else _url(config, *address[:2])
+def _announce(config: ResolvedConfig, tasks: Sequence[str], socks: Sequence[socket.socket], began: float) -> None:
+    """Says that the server is ready and where, with a command that shows it."""
+    where = _for_curl(socks[0], config.is_tls)
+    seconds = f"{time.monotonic() - began:.1f} s"
+    if config.management is not None:
+        seconds += f", management at {_for_curl(socks[1], config.management.is_tls)}"
     key = " -H 'authorization: Bearer YOUR_KEY'" if config.vllm_arguments.get("api_key") else ""
     print(
-        f"lmi: model {config.model_name} is ready after {time.monotonic() - began:.1f} s. Try:\n"
-        f"curl -s {where}{_example(config, tasks)}{key}",
+        f"lmi: model {config.model_name} is ready after {seconds}. Try:\ncurl -s {where}{_example(config, tasks)}{key}",
         flush=True,
     )
 
@@ -175,11 +191,15 @@ def _example(config: ResolvedConfig, tasks: Sequence[str]) -> str:
     if "generate" not in tasks:
         body = {"inputs": "What is LoRA?"} if "embed" in tasks else {}
     if not body:
-        return "/v1/models" if tasks else f"/models/{config.model_name}"
+        return "/v1/models" if tasks else "/ping"
     return f"/invocations -H 'content-type: application/json' -d '{json.dumps(body)}'"
 
 
-def _url(config: ResolvedConfig, host: str, port: int) -> str:
-    scheme = "https" if config.vllm_arguments.get("ssl_certfile") else "http"
+def _for_curl(sock: socket.socket, is_tls: bool) -> str:
+    """What curl is told to reach a listener."""
+    scheme, address = "https" if is_tls else "http", sock.getsockname()
+    if isinstance(address, str):
+        return f"--unix-socket {address} {scheme}://localhost"
+    host, port = address[:2]
     name = "127.0.0.1" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
     return f"{scheme}://{name}:{port}"

@@ -10,10 +10,10 @@ import errno
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -29,8 +29,25 @@ _DEATH_CHECK_S = 0.1
 _LAST_ANSWERS_S = 5.0
 
 
-def bind(host: str, port: int, unix_path: str | None = None) -> socket.socket:
+@contextmanager
+def bound(host: str, port: int, unix_path: str | None = None, remedy: str = "") -> Iterator[socket.socket]:
+    """As `bind`, for the time of the block; a Unix socket's file is gone afterwards."""
+    with bind(host, port, unix_path, remedy) as sock:
+        try:
+            yield sock
+        finally:
+            if unix_path is not None:
+                Path(unix_path).unlink(missing_ok=True)
+
+
+def bind(host: str, port: int, unix_path: str | None = None, remedy: str = "") -> socket.socket:
     """A bound socket that does not listen yet: connections are refused until the server is ready.
+
+    Args:
+        host: a name or a number.
+        port: 0 for any that is free.
+        unix_path: a path instead of both.
+        remedy: where to choose another one.
 
     Raises:
         ConfigError: the address is taken or is not this machine's.
@@ -46,8 +63,8 @@ def bind(host: str, port: int, unix_path: str | None = None) -> socket.socket:
             bound.bind((host, port))
     except (OSError, OverflowError) as error:
         bound.close()
-        where, remedy = (unix_path, "--uds") if unix_path is not None else (f"{host}:{port}", "--port or --host")
-        raise _cannot_listen(where, error, f"choose another with {remedy}") from None
+        where, flags = (unix_path, "--uds") if unix_path is not None else (f"{host}:{port}", "--port or --host")
+        raise _cannot_listen(where, error, f"choose another with {remedy or flags}") from None
     return bound
 
 
@@ -65,11 +82,15 @@ def _cannot_listen(where: str, error: Exception, remedy: str) -> ConfigError:
 
 
 class _Uvicorn(uvicorn.Server):
-    """uvicorn without its signal handlers, telling when it listens."""
+    """uvicorn without its signal handlers, telling when it listens.
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]):
+    The first socket is for `config`, each further one for one of `further`: own app and own TLS, one drain for all.
+    """
+
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None], further: Sequence[uvicorn.Config] = ()):
         super().__init__(config)
         self._on_ready = on_ready
+        self._further = further
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -77,15 +98,41 @@ class _Uvicorn(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         try:
-            await super().startup(sockets)
+            await super().startup(sockets and sockets[:1])
+            for config, sock in zip(self._further, (sockets or [])[1:], strict=True):
+                self.servers += await self._listening(config, sock)
         except OSError as error:
+            for server in getattr(self, "servers", ()):
+                server.close()
             raise _cannot_listen("the address", error, "another process listens there by now") from None
         if self.started:
             self._on_ready()
 
+    async def _listening(self, config: uvicorn.Config, sock: socket.socket) -> list[asyncio.base_events.Server]:
+        """Has another listener add to what this one knows of connections and requests."""
+        other = uvicorn.Server(config)
+        other.server_state = self.server_state
+        other.lifespan = config.lifespan_class(config)
+        await other.startup([sock])
+        return other.servers
+
 
 class Server:
-    """One run of the server; `death_code` is its exit code when the engine died."""
+    """One run of the server.
+
+    Args:
+        app: answers.
+        engine: its death ends the run.
+        health: is told of the end.
+        delay_s: from SIGTERM until no more connections are taken.
+        timeout_s: for what is in flight then.
+        options: uvicorn's.
+        death_code: exit code when the engine died.
+        further: app and options of each further listener.
+
+    Attributes:
+        configs: uvicorn's, one for each listener.
+    """
 
     def __init__(
         self,
@@ -96,6 +143,7 @@ class Server:
         timeout_s: float,
         options: dict[str, Any],
         death_code: int = 1,
+        further: Sequence[tuple[ASGIApp, dict[str, Any]]] = (),
     ):
         self._death_code = death_code
         self._engine = engine
@@ -104,18 +152,17 @@ class Server:
         self._timeout_s = timeout_s
         self._stopping: asyncio.Task[None] | None = None
         self._interrupted = False
-        self.config = uvicorn.Config(app, server_header=False, date_header=False, lifespan="on", **options)
-        self.config.load()
+        self.configs = [_config(app, "on", options), *(_config(one, "off", its) for one, its in further)]
 
-    async def run(self, sock: socket.socket, on_ready: Callable[[], None]) -> int:
-        """Serves until told to stop; returns the process's exit code."""
-        server = _Uvicorn(self.config, on_ready)
+    async def run(self, sock: socket.socket, on_ready: Callable[[], None], *further: socket.socket) -> int:
+        """Serves until told to stop, on the first listener's socket and the further ones'; returns the exit code."""
+        server = _Uvicorn(self.configs[0], on_ready, self.configs[1:])
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, self._stop, server, self._delay_s, self._timeout_s)
         loop.add_signal_handler(signal.SIGINT, self._interrupt, server)
         watch = loop.create_task(self._exit_on_death(server))
         try:
-            await server.serve(sockets=[sock])
+            await server.serve(sockets=[sock, *further])
         finally:
             watch.cancel()
             if self._stopping is not None:
@@ -155,3 +202,9 @@ class Server:
             logger.critical("the engine process died; its last lines above say why. Exiting.")
         server.config.timeout_graceful_shutdown = int(_LAST_ANSWERS_S)
         server.should_exit = True
+
+
+def _config(app: ASGIApp, lifespan: Literal["on", "off"], options: dict[str, Any]) -> uvicorn.Config:
+    config = uvicorn.Config(app, server_header=False, date_header=False, lifespan=lifespan, **options)
+    config.load()
+    return config

@@ -123,6 +123,11 @@ _RULES: Sequence[_Rule] = (
         ),
     ),
     _Rule(
+        "management_address: LMI's second port has no health routes; here both have them, and the first one has vLLM's "
+        "routes and /metrics",
+        lambda config: config.management is not None,
+    ),
+    _Rule(
         "custom_handler_fallback: where a handler fails, LMI's answer is 424; here the default handler answers, unless "
         "it is off",
         lambda config: (

@@ -314,7 +314,11 @@ class ServerSettings(_Table):
     inference_address: str | None = Field(
         None, description="Where to listen: `http://HOST:PORT`, `https://HOST:PORT` or `unix:/PATH`."
     )
-    management_address: str | None = Field(None, description="The same for management routes; one address serves both.")
+    management_address: str | None = Field(
+        None,
+        description="The same for `/models`, `/workflows`, `/server/*` and adapters, which then are there alone. Unset "
+        "or the same: one address serves all.",
+    )
     cors_allowed_origin: Annotated[list[str] | None, _reads(parse_list), EngineArg("allowed_origins")] = Field(
         None, description="Origins whose pages may ask, with commas between; `*` for all."
     )

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from serving.config import addresses, devices, lmcache, mode, past, prompting, secure
 from serving.config import model as model_location
+from serving.config.addresses import Address
 from serving.config.command_line import scan
 from serving.config.host import Host, absolute
 from serving.config.layers import read_layers, report_overridden
@@ -64,6 +65,8 @@ class ResolvedConfig:
         has_devices: there are GPUs.
         effective: every value given, with its origin and what it overrode.
         warnings: sentences for the log.
+        management: where management routes are, if not at the address of the others.
+        is_tls: inference uses the certificate.
     """
 
     model_name: str
@@ -83,6 +86,8 @@ class ResolvedConfig:
     has_devices: bool
     effective: Mapping[str, Effective]
     warnings: Sequence[str] = field(default=())
+    management: Address | None = None
+    is_tls: bool = False
 
     @property
     def served_model_names(self) -> list[str]:
@@ -144,7 +149,7 @@ def resolve(
         chosen = mode.choose(lmi, warnings)
     with _collected(problems):
         values, variables, host = _engine(lmi, server, passed, env, host, warnings)
-        values |= addresses.listening(server, values, env, problems, warnings)
+        values |= addresses.listening(server, values, env, problems)
         prompting.check_parsers(values, lmi.enable_reasoning, problems, warnings)
         prompting.check_kv_transfer(values, problems)
         if template := values.get("chat_template"):
@@ -152,6 +157,7 @@ def resolve(
         variables |= lmcache.environment(lmi, server, values, location.directory, host, problems)
         _make_paths_absolute(values, host)
         _check_files(values, host, problems)
+    management = addresses.management(server, {**addresses.DEFAULTS, **values}, problems)
     adapters = _adapters(fetched) | _adapters(location.directory)
     model_dirs = [path for path in (location.directory, fetched) if path is not None]
     secure.check(secure.Start(lmi, values, model_dirs, list(adapters.values())), effective, env, host, problems)
@@ -176,6 +182,8 @@ def resolve(
         has_devices=host.device_count > 0,
         effective=effective,
         warnings=warnings,
+        management=management,
+        is_tls=addresses.is_tls(server, values, management),
     )
 
 
@@ -296,8 +304,7 @@ def _defaults(values: Mapping[str, Any], given: str, env: Mapping[str, str], hos
     `given` is the model as the user wrote it, which is how clients of `vllm serve` name it.
     """
     defaults: dict[str, Any] = {
-        "host": "127.0.0.1",
-        "port": 8080,
+        **addresses.DEFAULTS,
         "served_model_name": list(dict.fromkeys(["lmi", given])),
         "shutdown_timeout": 15,
     }

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The configuration contract: files, variables and flags of a machine to vLLM's arguments, or to a refusal."""
 
+import dataclasses
 import io
 import tarfile
 from pathlib import Path
@@ -48,6 +49,8 @@ def test_case(case: Case, tmp_path: Path, record_property) -> None:
     for table, field in (("lmi", config.options), ("server", config.server)):
         assert {name: getattr(field, name) for name in expect.get(table, {})} == expect.get(table, {})
     assert config.environment.items() >= expect.get("environment", {}).items()
+    where = dataclasses.asdict(config.management) if config.management is not None else {}
+    assert {name: value for name, value in where.items() if value} == expect.get("management", {})
     if "name" in expect:
         assert config.model_name == expect["name"]
     if "model_dir" in expect:

@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Handlers that own a `vllm.LLM`: LMI's guide's, character for character, and ours. The server starts no engine."""
+"""Handlers that own a `vllm.LLM`: LMI's guide's, character for character, and ours. The server starts no engine.
+
+Its management routes are at an address of their own.
+"""
 
 import os
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 
 import httpx
@@ -12,7 +16,7 @@ import pytest
 
 from serving import demo
 from tests.conftest import ROOT
-from tests.e2e.process import LmiProcess
+from tests.e2e.process import LMI, LmiProcess
 from tests.processes import left_after
 
 pytestmark = pytest.mark.engine
@@ -26,7 +30,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     directory = tmp_path_factory.mktemp("models") / request.param
     shutil.copytree(demo.MODEL_DIR, directory, ignore=shutil.ignore_patterns("serving.properties", "adapters"))
     shutil.copy(HANDLERS[request.param], directory / "model.py")
-    with LmiProcess([str(directory), "--port", "0"]) as process:
+    env = {"SERVING_MANAGEMENT_ADDRESS": "http://127.0.0.1:0"}
+    with LmiProcess([str(directory), "--port", "0"], env) as process:
         yield process
 
 
@@ -52,6 +57,19 @@ def test_other_routes_without_an_engine(served: LmiProcess) -> None:
     models = httpx.get(f"{served.url}/v1/models")
     assert (models.status_code, models.headers["retry-after"]) == (503, "1")
     assert "lmi_custom_handler_deaths_total 0.0" in httpx.get(f"{served.url}/metrics").text
+
+
+def test_management_at_its_own_address(served: LmiProcess) -> None:
+    (line,) = [line for line in served.output if "is ready after" in line]
+    url = line.split("management at ")[1].removesuffix(". Try:")
+    assert url != served.url
+    (model,) = httpx.get(f"{url}/models").json()["models"]
+    assert (model["status"], httpx.get(f"{served.url}/models").status_code) == ("READY", 404)
+    assert httpx.get(f"{url}/ping").json() == httpx.get(f"{served.url}/ping").json()
+    assert httpx.post(f"{url}/invocations", json={"inputs": QUESTION}).status_code == 404
+    assert [httpx.get(f"{one}/v1/models").status_code for one in (url, served.url)] == [404, 503]
+    done = subprocess.run([LMI, "reload", "--url", served.url], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "answers 404" in done.stderr) == (1, True)
 
 
 def test_nothing_is_left(served: LmiProcess) -> None:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pytest
 
 from serving import demo
+from serving.config.addresses import Address
 from serving.config.host import Host
 from serving.config.resolve import ResolvedConfig, resolve
 from serving.errors import ConfigError
@@ -129,9 +130,31 @@ class TestAddresses:
         config = resolved(tmp_path, SERVING_INFERENCE_ADDRESS="unix:/s", argv="org/m --port 9000")
         assert (config.vllm_arguments["port"], "uds" in config.vllm_arguments) == (9000, False)
 
-    def test_two_addresses(self, tmp_path: Path) -> None:
-        config = resolved(tmp_path, SERVING_MANAGEMENT_ADDRESS="http://0.0.0.0:81")
-        assert "management_address has no effect" in warned(config)
+    def test_two_sockets(self, tmp_path: Path) -> None:
+        """Paths are absolute before the server enters the model directory."""
+        env = {"SERVING_INFERENCE_ADDRESS": "unix:/i.sock", "SERVING_MANAGEMENT_ADDRESS": "unix:/a/../m.sock"}
+        config = resolved(tmp_path, **env)
+        assert (config.vllm_arguments["uds"], config.management) == ("/i.sock", Address("", 0, "/m.sock"))
+        assert config.warnings == []
+
+    @pytest.mark.parametrize(
+        ("inference", "management", "are_tls"),
+        [
+            (None, "https://0.0.0.0:8443", (True, True)),
+            ("http://0.0.0.0:8080", "https://0.0.0.0:8443", (False, True)),
+            ("https://0.0.0.0:8080", "http://127.0.0.1:8081", (True, False)),
+            ("https://0.0.0.0:8080", "unix:/m.sock", (True, False)),
+        ],
+    )
+    def test_one_certificate(
+        self, tmp_path: Path, inference: str | None, management: str, are_tls: tuple[bool, bool]
+    ) -> None:
+        """The scheme says where it is used; inference without an address has it as in `vllm serve`."""
+        env = {"SERVING_CERTIFICATE_FILE": "/c.pem", "SERVING_MANAGEMENT_ADDRESS": management}
+        env |= {"SERVING_INFERENCE_ADDRESS": inference} if inference else {}
+        config = resolved(tmp_path, {"/c.pem": ""}, **env)
+        assert config.management is not None
+        assert (config.is_tls, config.management.is_tls) == are_tls
 
 
 class TestFrontEnd:
