@@ -19,6 +19,7 @@ from serving import error_responses
 from serving.errors import PayloadTooLarge
 
 REQUEST_ID = "x-request-id"
+_LONGEST_ID = 256
 _DISCARD_S = 10.0
 _OPEN = frozenset({
     *("/ping", "/health", "/live", "/ready", "/startup", "/v2/health/live", "/v2/health/ready", "/metrics"),
@@ -40,7 +41,7 @@ class RequestHeaders:
 
     Args:
         app: what to call.
-        id_header: has the id.
+        id_header: may have the client's id, which is kept if it is printable ASCII and not too long.
         count: is told the status of every answer of LMI's and TGI's routes.
     """
 
@@ -53,7 +54,8 @@ class RequestHeaders:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = Headers(scope=scope).get(self._id_header) or str(uuid.uuid4())
+        told = Headers(scope=scope).get(self._id_header, "")
+        request_id = told if _is_id(told) else str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
         is_upstream = error_responses.is_upstream(scope)
         extra = {} if is_upstream else _LMI_HEADERS
@@ -61,7 +63,7 @@ class RequestHeaders:
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers.setdefault(self._id_header, request_id)
+                headers.setdefault(REQUEST_ID, request_id)
                 if self._count is not None and not is_upstream:
                     self._count(message["status"])
                 if message["status"] in _TRY_AGAIN:
@@ -71,6 +73,10 @@ class RequestHeaders:
             await send(message)
 
         await self._app(scope, receive, with_headers)
+
+
+def _is_id(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST_ID and text.isascii() and text.isprintable()
 
 
 class ApiKeys:

@@ -40,6 +40,8 @@ _FILES = (
 _GIB = 1024**3
 _CPU_CACHE = "VLLM_CPU_KVCACHE_SPACE"
 """vLLM's variable for the size of its KV cache on a CPU, in GiB."""
+_ON_SAGEMAKER = "/opt/ml/.sagemaker_infra/endpoint-metadata.json"
+"""A file of the platform's, which names a request by a header of its own."""
 _T = TypeVar("_T", LmiOptions, ServerSettings)
 
 
@@ -142,6 +144,8 @@ def resolve(
         beside = host.text(location.directory / model)
         lmi = lmi.model_copy(update={"model_id": beside}) if host.is_dir(beside) else lmi
     model = str(lmi.model_id)
+    if "request_id_header_key" not in server.model_fields_set and host.path(_ON_SAGEMAKER).is_file():
+        server = server.model_copy(update={"request_id_header_key": "X-Amzn-SageMaker-Inference-Id"})
     chosen, values, variables = Mode("async", ""), dict[str, Any](), dict[str, str]()
     with _collected(problems):
         model_location.check_model_id(model, origin, host)

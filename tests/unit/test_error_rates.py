@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Too many errors within a time, and the server asks load balancers to look elsewhere; LMI's header for ids."""
+"""Too many errors within a time, and the server asks load balancers to look elsewhere."""
 
 import pytest
 
@@ -68,11 +68,3 @@ def test_errors_of_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trips == []
     rates.count(503)
     assert trips == [1]
-
-
-async def test_header_of_the_id(engine: FakeEngine) -> None:
-    settings = ServerSettings.model_validate({"request_id_header_key": "X-Amzn-SageMaker-Inference-Id"})
-    async with client_of(create_app(context_of(engine), settings)) as client:
-        answer = await client.get("/ping", headers={"x-amzn-sagemaker-inference-id": "id-1"})
-    assert answer.headers["x-amzn-sagemaker-inference-id"] == "id-1"
-    assert "x-request-id" not in answer.headers

@@ -99,8 +99,26 @@ async def test_request_id_of_the_client_is_kept() -> None:
     assert (app.ids, exchange.headers["x-request-id"]) == (["abc"], "abc")
 
 
-@pytest.mark.parametrize("headers", [{}, {"x-request-id": ""}])
-async def test_request_without_an_id_gets_one(headers: dict[str, str]) -> None:
+async def test_request_id_by_another_header() -> None:
+    """The id is read from the header that is set, and always returned by the one name."""
+    app = Echo()
+    layer = RequestHeaders(app, id_header="X-Amzn-SageMaker-Inference-Id")
+    headers = {"x-amzn-sagemaker-inference-id": "id-1", "x-request-id": "not-this"}
+    exchange = await Exchange(layer, headers=headers).run()
+    assert (app.ids, exchange.headers["x-request-id"]) == (["id-1"], "id-1")
+    assert "x-amzn-sagemaker-inference-id" not in exchange.headers
+
+
+@pytest.mark.parametrize("text", ["~" * 256, "a b/c:d"])
+async def test_request_id_that_may_be_kept(text: str) -> None:
+    assert (await Exchange(RequestHeaders(Echo()), headers={"x-request-id": text}).run()).headers[
+        "x-request-id"
+    ] == text
+
+
+@pytest.mark.parametrize("text", ["", "x" * 257, "a\tb", "a\x7fb", "a\x1b[31mb", "é"])
+async def test_request_without_an_id_gets_one(text: str) -> None:
+    headers = {"x-request-id": text}
     app = Echo()
     exchanges = [await Exchange(RequestHeaders(app), headers=headers).run() for _ in range(2)]
     ids = [exchange.headers["x-request-id"] for exchange in exchanges]

@@ -157,6 +157,21 @@ class TestAddresses:
         assert (config.is_tls, config.management.is_tls) == are_tls
 
 
+class TestRequestId:
+    MARKER: ClassVar = {"/opt/ml/.sagemaker_infra/endpoint-metadata.json": "{}"}
+
+    def test_on_sagemaker(self, tmp_path: Path) -> None:
+        config = resolved(tmp_path, self.MARKER)
+        assert config.server.request_id_header_key == "X-Amzn-SageMaker-Inference-Id"
+
+    def test_elsewhere(self, tmp_path: Path) -> None:
+        assert resolved(tmp_path).server.request_id_header_key == "x-request-id"
+
+    def test_set(self, tmp_path: Path) -> None:
+        config = resolved(tmp_path, self.MARKER, SERVING_REQUEST_ID_HEADER_KEY="x-mine")
+        assert config.server.request_id_header_key == "x-mine"
+
+
 class TestFrontEnd:
     """LMI's names of what vLLM's front end has as well."""
 
