@@ -35,7 +35,7 @@ from serving.errors import (
     PayloadError,
     Problem,
 )
-from serving.schemas import content
+from serving.schemas import content, forms
 
 logger = logging.getLogger(__name__)
 
@@ -329,8 +329,8 @@ class CustomHandler:
 
     def _is_readable(self, request: InferenceRequest) -> bool:
         """The default handler may be able to read the request: no engine is started for what it surely cannot."""
-        if self._code.has_formatters:  # which may make anything readable
-            return True
+        if self._code.has_formatters or forms.is_multipart(request.content_type):
+            return True  # a formatter may make anything readable, and of a form one part is the prompt
         try:
             return not _DEFAULT_SHAPES.isdisjoint(content.decode(request.content_type, request.body))
         except PayloadError:

@@ -16,7 +16,7 @@ from serving.engine.base import Engine
 from serving.errors import AdapterNotFound, PayloadError
 from serving.formatters.base import JSON, JSON_LINES, Formatter
 from serving.formatters.registry import FORMATS
-from serving.schemas import content
+from serving.schemas import content, forms
 from serving.schemas.generation import GenerationChunk, GenerationRequest, LmiRequest, OpenAIRequest
 
 _T = TypeVar("_T")
@@ -53,7 +53,7 @@ class EngineHandler:
             AdapterNotFound: the adapter is not loaded.
         """
         if not self._formatters.has_input:
-            payload = content.decode(request.content_type, request.body)
+            payload = await _decoded(request)
             adapter = self._adapter_of(request, payload)
         else:
             payload, adapter = await self._read_formatted(request)
@@ -114,6 +114,12 @@ class EngineHandler:
         if isinstance(answer, AsyncGenerator):
             return formatter.stream(request, answer)
         return await formatter.whole(request, answer)
+
+
+async def _decoded(request: InferenceRequest) -> dict[str, Any]:
+    if forms.is_multipart(request.content_type):
+        return content.of_parts(await forms.fields(request.headers, request.body))
+    return content.decode(request.content_type, request.body)
 
 
 def as_completion(request: LmiRequest, most_tokens: int) -> OpenAIRequest:

@@ -13,10 +13,10 @@ from serving.config.options import ServerSettings
 from serving.error_rates import ErrorRates
 from serving.listeners import Split
 from serving.middleware import ApiKeys, BodyLimit, RequestHeaders
-from serving.routers import adapters, health, invocations, management, tgi
+from serving.routers import adapters, health, invocations, kserve, management, tgi
 from serving.routers.context import Context
 
-ROUTERS = (health.router, invocations.router, management.router, adapters.router, tgi.router)
+ROUTERS = (health.router, kserve.router, invocations.router, management.router, adapters.router, tgi.router)
 
 
 def create_app(
@@ -49,7 +49,7 @@ def create_app(
         attach(app)
     error_responses.register(app)
     managing = (*management.router.routes, *adapters.router.routes)
-    app.add_middleware(Split, management=managing, both=health.router.routes)
+    app.add_middleware(Split, management=managing, both=(*health.router.routes, *kserve.router.routes))
     if api_keys:
         app.add_middleware(ApiKeys, keys=api_keys)
     app.add_middleware(BodyLimit, limit=settings.max_request_size)

@@ -275,6 +275,7 @@ class Assembly:
                 built.tgi,
                 facts,
                 model_url=f"file:{config.model_dir}/" if config.model_dir is not None else str(config.options.model_id),
+                model_version=config.model_version,
                 settings=config.server,
                 has_devices=config.has_devices,
                 requests=self,

@@ -3,7 +3,7 @@
 
 LMI routes speak LMI's envelopes: `{"code", "error"}` for payload faults, `{"code", "type", "message"}` for everything
 else (tests/conformance/data/http.yaml); a failure of the user's code brings its body with it. TGI's routes speak TGI's
-flat body. vLLM's routes keep upstream's handlers, which `vllm_app.attach` registers.
+flat body, KServe's `{"error"}`. vLLM's routes keep upstream's handlers, which `vllm_app.attach` registers.
 """
 
 import json
@@ -44,6 +44,7 @@ _CONFIGURED_STATUSES: Mapping[HTTPStatus, str] = {
     HTTPStatus.INTERNAL_SERVER_ERROR: "server_error_http_code",
 }
 """Statuses that any other error may have, and the server's keys for them."""
+_KSERVE_PREFIXES = ("/v2/models/", "/v2/health/")
 TGI_PATHS = frozenset({"/", "/generate", "/generate_stream", "/info"})
 
 
@@ -78,6 +79,9 @@ def response(error: ServingError, scope: Scope) -> Response:
         tgi_status, flat = _tgi(error)
         return Response(_encoded(flat), tgi_status, headers, media_type="application/json")
     status = _status(error, scope)
+    if route_path(scope).startswith(_KSERVE_PREFIXES):
+        body = _encoded({"error": str(error)}, indent=2)
+        return Response(body + b"\n", status, headers, media_type="application/json")
     body = _encoded(_envelope(error, status), indent=None if isinstance(error, PayloadError | CustomCodeError) else 2)
     return Response(body + b"\n", status, headers, media_type="application/json")
 

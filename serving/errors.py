@@ -16,10 +16,12 @@
     |   |-- Unauthorized          401
     |   |-- ModelExists           409
     |   |-- OneModelOnly          501
+    |   |-- TensorsNotSupported   501
     |   |-- PayloadTooLarge       413
     |   |-- HandlerOverridden     400
     |   |-- BatchMismatch         400
     |   |-- ModelNotFound         404
+    |   |   |-- KserveModelNotFound 404
     |   |   `-- WorkflowNotFound  404
     |   |-- RouteNotFound         404
     |   `-- MethodNotAllowed      405
@@ -180,6 +182,23 @@ class WorkflowNotFound(ModelNotFound):
 
     def __init__(self, name: str):
         ClientError.__init__(self, f"Workflow not found: {name}")
+
+
+class KserveModelNotFound(ModelNotFound):
+    """As `ModelNotFound`, on KServe's routes."""
+
+    def __init__(self, name: str):
+        ClientError.__init__(self, f"Model not found: {name}")
+
+
+class TensorsNotSupported(ClientError):
+    """KServe's tensor protocol is asked for."""
+
+    http_status = HTTPStatus.NOT_IMPLEMENTED
+    code = "NotImplementedException"
+
+    def __init__(self) -> None:
+        super().__init__("tensors are not supported; send the text to POST /invocations")
 
 
 class ModelExists(ClientError):

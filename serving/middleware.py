@@ -89,7 +89,7 @@ class ApiKeys:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's own contract
         if (
             scope["type"] not in ("http", "websocket")
-            or scope.get("method") == "OPTIONS"
+            or _is_preflight(scope)
             or error_responses.route_path(scope) in _OPEN
             or self._opens(Headers(scope=scope).get("authorization", ""))
         ):
@@ -103,6 +103,12 @@ class ApiKeys:
         # Every key is compared, each in constant time, so that the time tells nothing.
         matches = [hmac.compare_digest(digest, known) for known in self._digests]
         return scheme.lower() == "bearer" and any(matches)
+
+
+def _is_preflight(scope: Scope) -> bool:
+    """A browser asks whether a page of another origin may ask; it sends no key with that."""
+    headers = Headers(scope=scope)
+    return scope.get("method") == "OPTIONS" and "origin" in headers and "access-control-request-method" in headers
 
 
 class BodyLimit:

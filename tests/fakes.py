@@ -6,13 +6,27 @@ import itertools
 import json
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from http import HTTPStatus
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from pydantic import BaseModel
 
+from serving.config.limits import Limits
 from serving.engine.base import ModelFacts
-from serving.errors import AdapterRefused, AdapterSlotsExhausted, EngineDead, PayloadError, ServingError
+from serving.engine.gate import EngineGate
+from serving.engine.lora_gate import LoraGate
+from serving.engine.lora_slots import LoraSlots
+from serving.errors import (
+    AdapterRefused,
+    AdapterSlotsExhausted,
+    EngineDead,
+    EngineOverloaded,
+    PayloadError,
+    RequestTimeout,
+    ServingError,
+)
 from serving.schemas.generation import EmbeddingRequest, GenerationChunk, GenerationRequest, OpenAIRequest, Token
 
 EOS = 1
@@ -199,6 +213,33 @@ class FakeEngine:
                 chunk.cumulative_logprob = sum(token.logprob or 0 for token in kept)
             chunks.append(chunk)
         return chunks
+
+
+class GatedEngine(FakeEngine):
+    """Behind the real gate, as vLLM's engine is: admission, and the end of waits that take too long."""
+
+    def __init__(self, limits: Limits):
+        super().__init__()
+        engine = super()
+
+        def client_generate(request: GenerationRequest) -> AsyncGenerator[GenerationChunk]:
+            return engine.generate(request)
+
+        async def add(request: Any) -> bool:
+            return True
+
+        loras = LoraGate(lambda path: None, str, add, LoraSlots(1))
+        self._gate = EngineGate(SimpleNamespace(generate=client_generate), "test", _refusal, loras)
+        self._gate.limits = limits
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk]:
+        async with aclosing(self._gate.generate(request)) as outputs:
+            async for output in outputs:
+                yield output
+
+
+def _refusal(text: str, status: HTTPStatus) -> ServingError:
+    return {HTTPStatus.SERVICE_UNAVAILABLE: EngineOverloaded, HTTPStatus.GATEWAY_TIMEOUT: RequestTimeout}[status](text)
 
 
 class Message(BaseModel):

@@ -20,7 +20,7 @@ from serving.downloads import DownloadFailed
 from serving.errors import ConfigError, Problem
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
-_NAMED_MODEL = re.compile(r"(?:\[(\w[\w.-]*)[^\]]*\]|(\w[\w.-]*))=(.+)")
+_NAMED_MODEL = re.compile(r"(?:\[(\w[\w.-]*)(?::([^:\]]*))?[^\]]*\]|(\w[\w.-]*))=(.+)")
 """`[name:version:engine:devices]=model`, or without brackets and all but the name."""
 _DESCRIPTIONS = ("config.json", "params.json")
 """One of these comes with weights: in Hugging Face's layout, and in Mistral's."""
@@ -37,6 +37,7 @@ class ModelLocation:
         strength: who may say otherwise: nobody for a `hub` id, the directory's own file for a `directory`, every
             option for a `store`.
         name: the endpoint's name if it was given with the model.
+        version: the endpoint's, the same.
         given: the model as it was written where it was named outside the store.
         empty_store: the model store that was named and holds nothing; empty if there is none.
     """
@@ -45,6 +46,7 @@ class ModelLocation:
     model: Setting | None = None
     strength: Literal["hub", "directory", "store"] = "store"
     name: str | None = None
+    version: str = ""
     given: str = ""
     empty_store: str = ""
 
@@ -178,13 +180,13 @@ def _in_store(store: str, entries: list[Path], has_id: bool, host: Host, cache: 
 def _location(text: str, origin: str, host: Host, cache: Path, takes_name: bool = False) -> ModelLocation:
     """Where a model is that somebody named; LMI's own two ways take a name with it, `NAME=MODEL`."""
     named = _NAMED_MODEL.fullmatch(text) if takes_name else None
-    name, target = (named[1] or named[2], named[3]) if named else (None, text)
+    name, version, target = (named[1] or named[3], named[2] or "", named[4]) if named else (None, "", text)
     target = target.removeprefix("file://")
     path = host.path(target) if "://" not in target and "\0" not in target else None
     if target.startswith("s3://"):
         path = _opened(fetched(target, origin, host, cache), cache)
         name = name or _word(stem(target.rstrip("/").rpartition("/")[2]))
-        return ModelLocation(path, Setting("model", host.text(path), origin), "directory", name, target)
+        return ModelLocation(path, Setting("model", host.text(path), origin), "directory", name, version, target)
     if path is not None and (os.path.isdir(path) or is_archive(path) or target.startswith((".", "/", "~"))):
         if not is_archive(path) and (not os.path.isdir(path) or not any(path.iterdir())):
             is_there = os.path.exists(path)
@@ -193,9 +195,9 @@ def _location(text: str, origin: str, host: Host, cache: Path, takes_name: bool 
         name = "demo" if origin == "--demo" else name or _word(stem(path.name))
         opened = _opened(path, cache)
         given = absolute(target) if opened == path else host.text(opened)
-        return ModelLocation(opened, Setting("model", given, origin), "directory", name, target)
+        return ModelLocation(opened, Setting("model", given, origin), "directory", name, version, target)
     check_model_id(target, origin, host)
-    return ModelLocation(None, Setting("model", target, origin), "hub", name, target)
+    return ModelLocation(None, Setting("model", target, origin), "hub", name, version, target)
 
 
 def fetched(url: str, origin: str, host: Host, cache: Path) -> Path:

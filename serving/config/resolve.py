@@ -67,6 +67,7 @@ class ResolvedConfig:
         has_devices: there are GPUs.
         effective: every value given, with its origin and what it overrode.
         warnings: sentences for the log.
+        model_version: the version that was given with the name; empty for none.
         management: where management routes are, if not at the address of the others.
         is_tls: inference uses the certificate.
     """
@@ -88,6 +89,7 @@ class ResolvedConfig:
     has_devices: bool
     effective: Mapping[str, Effective]
     warnings: Sequence[str] = field(default=())
+    model_version: str = ""
     management: Address | None = None
     is_tls: bool = False
 
@@ -186,6 +188,7 @@ def resolve(
         has_devices=host.device_count > 0,
         effective=effective,
         warnings=warnings,
+        model_version=location.version,
         management=management,
         is_tls=addresses.is_tls(server, values, management),
     )

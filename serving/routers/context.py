@@ -25,6 +25,7 @@ class Context:
         tgi: answers TGI's routes, by path.
         facts: the model's, for clients that ask; None while its engine is not started.
         model_url: where the model is.
+        model_version: the one that was given with its name; empty for none.
         settings: the server's own.
         has_devices: the model runs on GPUs.
         requests: how many are under way.
@@ -39,6 +40,7 @@ class Context:
     tgi: Mapping[str, Handler]
     facts: ModelFacts | None
     model_url: str = ""
+    model_version: str = ""
     settings: ServerSettings = field(default_factory=lambda: ServerSettings.model_validate({}))
     has_devices: bool = False
     requests: EngineState | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`/ping` as LMI and SageMaker ask for it, `/health` as vLLM's clients do, `/v2/health/*` as KServe does."""
+"""`/ping` as LMI and SageMaker ask for it, `/health` as vLLM's clients do, and probes."""
 
 import json
 
@@ -49,34 +49,6 @@ async def ready(request: Request) -> Response:
 async def options() -> Response:
     """LMI's answer."""
     return Response("{}\n", media_type="application/json")
-
-
-@router.get("/v2/health/live", summary="KServe: is it alive?")
-@router.get("/v2/health/ready", summary="KServe: can it take requests?")
-async def kserve(request: Request) -> Response:
-    """An empty line, with 424 when it cannot."""
-    status = 200 if context(request).health.state is State.READY else 424
-    return Response("\n", status, media_type="application/json")
-
-
-@router.get("/v2/models/{model}/ready", summary="KServe: can the model take requests?")
-async def kserve_model_ready(model: str, request: Request) -> Response:
-    """As `/v2/health/ready`; 404 for another model."""
-    return _unknown(model, request) or await kserve(request)
-
-
-@router.get("/v2/models/{model}", summary="KServe: what the model takes")
-async def kserve_model(model: str, request: Request) -> Response:
-    """Texts in, texts out; the tensor protocol itself is not spoken here."""
-    tensors = [{"name": name, "datatype": "BYTES", "shape": [1]} for name in ("inputs", "generated_text")]
-    body = {"name": model, "versions": [], "platform": "vllm", "inputs": tensors[:1], "outputs": tensors[1:]}
-    return _unknown(model, request) or pretty(body)
-
-
-def _unknown(model: str, request: Request) -> Response | None:
-    if model == context(request).model_name:
-        return None
-    return Response(json.dumps({"error": f"Model not found: {model}"}), 404, media_type="application/json")
 
 
 @router.get("/health", summary="The same with an empty body")

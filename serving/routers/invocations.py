@@ -9,6 +9,7 @@ from serving.errors import HandlerOverridden, MethodNotAllowed, ModelNotFound
 from serving.routers.context import context
 from serving.routers.openapi import json_body
 from serving.routers.streaming import answer
+from serving.schemas import forms
 
 router = APIRouter(tags=["inference"])
 
@@ -17,26 +18,36 @@ _BODY = json_body(description="`inputs` and `parameters` (LMI), `prompt` or `mes
 
 @router.post("/invocations", summary="Generate", openapi_extra=_BODY)
 async def invocations(request: Request) -> Response:
-    """Answers the one model that is served; a name in the query or in SageMaker's attributes must be its own."""
-    attributes = custom_attributes(request.headers.get(CUSTOM_ATTRIBUTES, ""))
-    if named := request.query_params.get("model_name") or attributes.get("model_name"):
-        _check(named, request)
+    """Answers the one model that is served; a name in query, headers, SageMaker's attributes or a form must be its."""
+    _check(_told(request, "model_name") or await _part(request, "model_name"), _told(request, "model_version"), request)
     return await _answer(request)
 
 
 @router.post("/predictions/{model}", summary="Generate, naming the model", openapi_extra=_BODY)
+@router.post("/predictions/{model}/{version}", summary="The same, naming its version", openapi_extra=_BODY)
 @router.post("/models/{model}/invoke", summary="The same, as multi-model hosting asks for it", openapi_extra=_BODY)
-async def predictions(model: str, request: Request) -> Response:
+async def predictions(model: str, request: Request, version: str = "") -> Response:
     """As `/invocations`; 404 for any other model than the one that is served."""
-    _check(model, request)
+    _check(model, version or _told(request, "model_version"), request)
     return await _answer(request)
 
 
 @router.get("/predictions/{model}", include_in_schema=False)
-async def predictions_by_get(model: str, request: Request) -> Response:
+@router.get("/predictions/{model}/{version}", include_in_schema=False)
+async def predictions_by_get(model: str, request: Request, version: str = "") -> Response:
     """Tells an unknown model from a wrong method."""
-    _check(model, request)
+    _check(model, version, request)
     raise MethodNotAllowed
+
+
+@router.options("/invocations", include_in_schema=False)
+@router.options("/predictions/{model}", include_in_schema=False)
+@router.options("/predictions/{model}/{version}", include_in_schema=False)
+@router.options("/models/{model}/invoke", include_in_schema=False)
+async def options(request: Request, model: str = "", version: str = "") -> Response:
+    """LMI's answer where the model is there; browsers' questions are answered before they come here."""
+    _check(model or _told(request, "model_name"), version or _told(request, "model_version"), request)
+    return Response("{}\n", media_type="application/json")
 
 
 async def _answer(request: Request) -> Response:
@@ -46,6 +57,24 @@ async def _answer(request: Request) -> Response:
     return await answer(context(request).handler, request)
 
 
-def _check(model: str, request: Request) -> None:
-    if model != context(request).model_name:
+def _told(request: Request, name: str) -> str:
+    """What the query, else a header, else SageMaker's attributes say of `name`; empty where none does."""
+    attributes = custom_attributes(request.headers.get(CUSTOM_ATTRIBUTES, ""))
+    return request.query_params.get(name) or request.headers.get(name) or attributes.get(name, "")
+
+
+async def _part(request: Request, name: str) -> str:
+    """The field `name` of a body that is a form; empty where there is none."""
+    if not forms.is_form(request.headers.get("content-type")) or name.encode() not in (body := await request.body()):
+        return ""
+    fields = dict(await forms.fields(request.headers, body))
+    return fields.get(name, b"").decode("utf-8", "replace")
+
+
+def _check(model: str, version: str, request: Request) -> None:
+    """Refuses another model, or version, than the one that is served; empty is either's default."""
+    about = context(request)
+    if model and model != about.model_name:
         raise ModelNotFound(model)
+    if version and version != about.model_version:
+        raise ModelNotFound(f"{about.model_name}, version {version}")

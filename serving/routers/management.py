@@ -36,13 +36,15 @@ async def models(request: Request) -> Response:
     """Name, place and state."""
     about = context(request)
     status = "READY" if about.health.state is State.READY else "FAILED"
-    return page(request, "models", [{"modelName": about.model_name, "modelUrl": about.model_url, "status": status}])
+    model = {"modelName": about.model_name, **_version(about), "modelUrl": about.model_url, "status": status}
+    return page(request, "models", [model])
 
 
 @router.get("/workflows", summary="The same by LMI's other name for it")
 async def workflows(request: Request) -> Response:
     """The model's name."""
-    return page(request, "workflows", [{"workflowName": context(request).model_name}])
+    about = context(request)
+    return page(request, "workflows", [{"workflowName": about.model_name, **_version(about)}])
 
 
 @router.get("/models/{model}", summary="What the server knows about the model")
@@ -52,7 +54,7 @@ async def describe(model: str, request: Request) -> Response:
     about = context(request)
     if model != about.model_name:
         raise WorkflowNotFound(model)
-    return pretty([{"workflowName": model, "models": [_described(about)]}])
+    return pretty([{"workflowName": model, **_version(about), "models": [_described(about)]}])
 
 
 @router.post("/models", summary="Refused: the model is chosen at start")
@@ -120,6 +122,11 @@ async def reload(model: str, request: Request) -> Response:
         code = HTTPStatus.FAILED_DEPENDENCY
         raise CustomCodeError(code, {"code": int(code), "error": f"not reloaded: {error}"}) from None
     return pretty({"status": f"Model {model} reloaded"})
+
+
+def _version(about: Context) -> dict[str, str]:
+    """Of the model, where it has one."""
+    return {"version": about.model_version} if about.model_version else {}
 
 
 def _described(about: Context) -> dict[str, Any]:

@@ -4,13 +4,15 @@
 import csv
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
 
 from serving.errors import PayloadError
 
 _CSV_COLUMNS = ("question", "context", "inputs")
+_NOT_PROMPTS = ("model_name",)
+"""Fields of a form that say something about the request."""
 FORM = "application/x-www-form-urlencoded"
 
 
@@ -35,6 +37,18 @@ def decode(content_type: str | None, body: bytes) -> dict[str, Any]:
     if kind == "application/octet-stream":
         return {"inputs": _text(body)}
     raise PayloadError(f"Input parsing failed: content type {kind!r} is not supported; send application/json")
+
+
+def of_parts(parts: Sequence[tuple[str, bytes]]) -> dict[str, Any]:
+    """The payload of a form's parts: the part `data`, or the first one, is `inputs`.
+
+    Raises:
+        PayloadError: there is none, or it is not text.
+    """
+    fields = {name: data for name, data in reversed(parts) if name not in _NOT_PROMPTS}
+    if not fields:
+        raise PayloadError("Input parsing failed: the form has no part with a prompt")
+    return {"inputs": _text(fields["data"] if "data" in fields else fields[next(reversed(fields))])}
 
 
 def decode_any(content_type: str | None, body: bytes) -> Any:
@@ -86,6 +100,7 @@ def _text(body: bytes) -> str:
 def _field(text: str) -> str:
     """The field `data` of a form, or its first one; a text that is no form as it stands."""
     fields = dict(reversed(parse_qsl(text, keep_blank_values=True))) if "=" in text else {}
+    fields = {name: value for name, value in fields.items() if name not in _NOT_PROMPTS}
     return fields.get("data", next(reversed(fields.values()), text))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bodies that are HTML forms, as their fields. Used for custom handlers, which get each field as a part."""
+"""Bodies that are HTML forms, as their fields: custom handlers get each as a part, others one of them as the prompt."""
 
 from collections.abc import AsyncGenerator, Mapping
 
@@ -12,7 +12,7 @@ from serving.schemas.content import FORM, kind_of
 
 def is_form(content_type: str | None) -> bool:
     """The type says that the body is a form, of either kind."""
-    return _is_multipart(content_type) or kind_of(content_type) == FORM
+    return is_multipart(content_type) or kind_of(content_type) == FORM
 
 
 async def fields(headers: Mapping[str, str], body: bytes) -> list[tuple[str, bytes]]:
@@ -27,7 +27,7 @@ async def fields(headers: Mapping[str, str], body: bytes) -> list[tuple[str, byt
         yield b""
 
     parser: MultiPartParser | FormParser
-    if _is_multipart(headers.get("content-type")):
+    if is_multipart(headers.get("content-type")):
         # The body is in memory already, and its length was limited.
         parser = MultiPartParser(Headers(headers), pieces(), max_part_size=len(body) + 1)
     else:
@@ -44,5 +44,6 @@ async def fields(headers: Mapping[str, str], body: bytes) -> list[tuple[str, byt
     return found
 
 
-def _is_multipart(content_type: str | None) -> bool:
+def is_multipart(content_type: str | None) -> bool:
+    """The type says that the body is a form of the kind that carries files."""
     return kind_of(content_type).startswith("multipart/")

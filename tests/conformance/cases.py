@@ -4,6 +4,7 @@
 A case that we answer differently stays, with the reason in `deviation`. `engines` says which engines a case runs on, or
 which test of its own it has.
 A row that needs a part that does not exist yet is there with `not_built`, the name of that part.
+A row `after` another one begins with its requests, on a server as fresh as its own; `cleanup` ends both.
 """
 
 from dataclasses import dataclass, field
@@ -42,7 +43,7 @@ def contracts() -> dict[str, list[Case]]:
             Case(
                 contract=path.stem,
                 id=str(row["id"]),
-                given=row.get("given", {}),
+                given=_given(row, {str(other["id"]): other for other in rows}),
                 expect=row.get("expect", {}),
                 not_built=row.get("not_built", ""),
                 deviation=row.get("deviation", ""),
@@ -54,6 +55,18 @@ def contracts() -> dict[str, list[Case]]:
         assert len({case.id for case in cases}) == len(cases), f"{path.name} repeats an id"
         found[path.stem] = cases
     return found
+
+
+def _given(row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What a row is given: its own, or steps where there is something before or behind it."""
+    if not {"after", "cleanup", "save"} & row.keys():
+        return row.get("given", {})
+    lineage = [row]
+    while "after" in lineage[0]:
+        lineage.insert(0, rows[lineage[0]["after"]])
+    steps = [step for one in lineage for step in one["given"].get("steps", [one])]
+    cleanup = [step for one in reversed(lineage) for step in one.get("cleanup", [])]
+    return {"steps": steps, "cleanup": cleanup}
 
 
 def cases(contract: str, engine: str | None = None, mode: str | None = None) -> list[Case]:

@@ -5,10 +5,11 @@ import asyncio
 import io
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import httpx
+import pytest
 
 from serving import demo
 from tests.conformance.cases import Case
@@ -19,7 +20,7 @@ async def check(case: Case, client: httpx.AsyncClient, values: Mapping[str, str]
     """Runs `case` against `client`; `values` fills the `${...}` of the data."""
     given = case.given
     if "steps" in given:
-        await _check_steps(given["steps"], client, dict(values))
+        await check_steps(given["steps"], given.get("cleanup", []), client, dict(values))
         return
     if "json" not in given and "raw" not in given and case.contract == "schemas":
         given = {**given, "json": _lmi_payload(given)}
@@ -36,6 +37,10 @@ async def exchange(
         given.get("method", "POST"), given.get("path", "/invocations"), headers=headers, **_body(given, headers)
     )
     began = time.monotonic()
+    if expect.get("connection") == "refused":
+        with pytest.raises(httpx.ConnectError):
+            await client.send(request)
+        return httpx.Response(0)
     response = await client.send(request, stream=True)
     if "chunks" in expect:
         chunks = [chunk async for chunk in response.aiter_raw()]
@@ -49,12 +54,24 @@ async def exchange(
     return response
 
 
-async def _check_steps(steps: list[dict[str, Any]], client: httpx.AsyncClient, values: dict[str, str]) -> None:
-    """Requests one after the other; `save` keeps what a header of an answer begins with for those that follow."""
-    for step in steps:
-        response = await exchange(step["given"], step["expect"], client, values)
-        for name, header in step.get("save", {}).items():
-            values[name] = response.headers[header].partition(";")[0]
+async def check_steps(
+    steps: Sequence[dict[str, Any]],
+    cleanup: Sequence[dict[str, Any]],
+    client: httpx.AsyncClient,
+    values: dict[str, str],
+) -> None:
+    """Requests one after the other, and those of `cleanup` however they end.
+
+    `save` keeps what a header of an answer begins with for those that follow.
+    """
+    try:
+        for step in steps:
+            response = await exchange(step["given"], step["expect"], client, values)
+            for name, header in step.get("save", {}).items():
+                values[name] = response.headers[header].partition(";")[0]
+    finally:
+        for step in cleanup:
+            await exchange(step["given"], step["expect"], client, values)
 
 
 async def check_together(case: Case, client: httpx.AsyncClient) -> None:

@@ -17,5 +17,11 @@ async def test_case(case: Case, tmp_path: Path, record_property) -> None:
     record_property("case", (case.contract, case.id, bool(case.deviation)))
     files = {f"{name}/adapter_config.json": "{}" for name in ("adapters/a1", "adapters/a2", "third")}
     async with serving(tmp_path, files, {"option.enable_lora": "true"}) as server:
-        values = {"model": tmp_path.name, "a1": "a1", "a2": "a2", "dir": str(tmp_path / "third")}
+        values = {
+            "model": tmp_path.name,
+            "a1": "a1",
+            "a2": "a2",
+            "a1_dir": str(tmp_path / "adapters/a1"),
+            "dir": str(tmp_path / "third"),
+        }
         await check_steps(case, server.client, values)

@@ -36,7 +36,8 @@ async def test_contract(case: Case, url: str, record_property) -> None:
 @pytest.mark.parametrize("case", cases("http", "adapters"), ids=str)
 async def test_contract_of_adapters(case: Case, url: str, record_property) -> None:
     record_property("case", (case.contract, case.id, bool(case.deviation)))
-    values = {"model": "demo", "a1": "brief", "a2": "pirate", "dir": str(demo.ADAPTERS_DIR / "pirate")}
+    values = {"model": "demo", "a1": "brief", "a2": "pirate"}
+    values |= {"a1_dir": str(demo.ADAPTERS_DIR / "brief"), "dir": str(demo.ADAPTERS_DIR / "pirate")}
     async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         await check_steps(case, client, values)
 

@@ -147,6 +147,22 @@ async def test_headers_of_the_answer_win() -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "headers", "status"),
+    [
+        ("OPTIONS", {"origin": "https://a", "access-control-request-method": "POST"}, 200),
+        ("OPTIONS", {"origin": "https://a"}, 401),
+        ("OPTIONS", {"access-control-request-method": "POST"}, 401),
+        ("POST", {"origin": "https://a", "access-control-request-method": "POST"}, 401),
+    ],
+)
+async def test_preflights_need_no_key(method: str, headers: dict[str, str], status: int) -> None:
+    app = Echo()
+    exchange = Exchange(ApiKeys(app, ["k"]), headers=headers)
+    exchange.scope["method"] = method
+    assert ((await exchange.run()).status, app.num_requests) == (status, 1 if status == 200 else 0)
+
+
+@pytest.mark.parametrize(
     ("path", "authorization", "status"),
     [
         ("/invocations", "Bearer k1", 200),

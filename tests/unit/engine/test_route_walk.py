@@ -1,22 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Our app has every route of `vllm serve`, and ours come first."""
 
+import asyncio
+import re
 import subprocess
 import sys
 from argparse import Namespace
 from collections import Counter
+from dataclasses import replace
 
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIWebSocketRoute
 from starlette.datastructures import State
-from starlette.testclient import TestClient
+from starlette.responses import Response
+from starlette.routing import WebSocketRoute
+from starlette.testclient import TestClient, WebSocketDenialResponse
+from starlette.types import Receive, Scope, Send
 from vllm.entrypoints.launchers.app import build_app
 
 from serving.app import ROUTERS, create_app
 from serving.config.options import ServerSettings
 from serving.engine import vllm_app
 from serving.engine.engine_args import namespace
-from serving.routers import waiting
+from serving.listeners import Listener, Marked
+from serving.routers import adapters, health, kserve, management, waiting
 from tests.conftest import client_of, context_of
 from tests.fakes import FakeEngine
 
@@ -93,6 +101,133 @@ def test_none_of_ours_twice(served: FastAPI) -> None:
     seen = Counter((route.path, method) for route in served.routes for method in getattr(route, "methods", None) or ())
     ours = [(route.path, method) for router in ROUTERS for route in router.routes for method in route.methods]
     assert {key: seen[key] for key in ours} == dict.fromkeys(ours, 1)
+
+
+OPEN = {"/ping", "/health", "/live", "/ready", "/startup", "/v2/health/live", "/v2/health/ready", "/metrics"}
+
+
+@pytest.fixture
+def guarded(args: Namespace, tasks: tuple[str, ...]) -> tuple[FastAPI, FakeEngine, list[str]]:
+    """The whole app with a key, its engine, and the paths of vLLM's routes that a request got to."""
+    engine, state = FakeEngine(), State({"args": args})
+    app = create_app(
+        replace(context_of(engine), reload=lambda: asyncio.sleep(0)),
+        ServerSettings(),
+        attach=lambda app: vllm_app.attach(app, state, tasks, None),
+        api_keys=["k"],
+        **vllm_app.fastapi_options(args),
+    )
+    reached: list[str] = []
+
+    async def noted(scope: Scope, receive: Receive, send: Send) -> None:
+        reached.append(scope["path"])
+        await Response()(scope, receive, send)
+
+    for route in app.routes:
+        route.app = noted  # type: ignore[attr-defined]
+    return app, engine, reached
+
+
+def concrete(path: str) -> str:
+    return re.sub(r"\{[^}]*\}", "test", path)
+
+
+async def test_every_route_needs_the_key(guarded: tuple[FastAPI, FakeEngine, list[str]]) -> None:
+    """Ours and vLLM's, mounts and documentation among them, by any method, and with a wrong key, too."""
+    app, _, reached = guarded
+    paths = {route.path for route in app.routes}  # type: ignore[attr-defined]
+    assert {"/invocations", "/v1/models", "/metrics", "/openapi.json", "/models/{model}/reload", *OPEN} <= paths
+    async with client_of(app) as client:
+        for path in sorted({*map(concrete, paths), *(f"{concrete(path)}/below" for path in paths), "/nope"}):
+            for method in ("GET", "POST", "DELETE", "OPTIONS"):
+                answer = await client.request(method, path)
+                assert (answer.status_code == 401) == (path not in OPEN), (method, path)
+            wrong = await client.post(path, headers={"authorization": "Bearer x"})
+            assert (wrong.status_code == 401) == (path not in OPEN), path
+    assert set(reached) <= OPEN
+    reached.clear()
+    async with client_of(app) as client:
+        client.headers["authorization"] = "Bearer k"
+        for route in app.routes:
+            method = next(iter(getattr(route, "methods", None) or ["GET"]))
+            await client.request(method, concrete(route.path))  # type: ignore[attr-defined]
+    assert {concrete(path) for path in paths} - set(reached) - sockets(app) == set()
+
+
+def sockets(app: FastAPI) -> set[str]:
+    return {route.path for route in app.routes if isinstance(route, APIWebSocketRoute | WebSocketRoute)}
+
+
+@pytest.mark.parametrize("tasks", [("realtime", "generate")], indirect=True)
+async def test_websockets_need_the_key(guarded: tuple[FastAPI, FakeEngine, list[str]]) -> None:
+    app, _, reached = guarded
+    assert sockets(app) == {"/v1/realtime"}
+    client = TestClient(app)
+    with pytest.raises(WebSocketDenialResponse) as refused, client.websocket_connect("/v1/realtime"):
+        pass
+    assert (refused.value.status_code, reached) == (401, [])
+
+
+async def test_nothing_reaches_the_engine_without_the_key(served_with_key: tuple[FastAPI, FakeEngine]) -> None:
+    app, engine = served_with_key
+    body = {"inputs": "hello"}
+    paths = ["/invocations", "/predictions/test", "/models/test/invoke", "/generate", "/generate_stream", "/"]
+    async with client_of(app) as client:
+        for path in paths:
+            assert (await client.post(path, json=body)).status_code == 401
+        assert engine.requests == []
+        for path in paths:
+            assert (await client.post(path, json=body, headers={"authorization": "Bearer k"})).status_code == 200
+    assert len(engine.requests) == len(paths)
+
+
+@pytest.fixture
+def served_with_key(args: Namespace) -> tuple[FastAPI, FakeEngine]:
+    """The whole app with a key, and with an origin whose pages may ask."""
+    args.allowed_origins = ["https://a"]
+    engine, state = FakeEngine(), State({"args": args})
+    app = create_app(
+        context_of(engine),
+        ServerSettings(),
+        attach=lambda app: vllm_app.attach(app, state, ("generate",), None),
+        api_keys=["k"],
+    )
+    return app, engine
+
+
+async def test_pages_of_other_origins(served_with_key: tuple[FastAPI, FakeEngine]) -> None:
+    """vLLM's middleware answers browsers' questions, without a key; a plain OPTIONS is LMI's, with one."""
+    asks = {"origin": "https://a", "access-control-request-method": "POST"}
+    async with client_of(served_with_key[0]) as client:
+        for path in ("/invocations", "/predictions/test", "/v1/chat/completions"):
+            answer = await client.options(path, headers=asks)
+            assert (answer.status_code, answer.text) == (200, "OK")
+            assert answer.headers["access-control-allow-origin"] == "https://a"
+        plain = await client.options("/predictions/test", headers={"authorization": "Bearer k"})
+    assert (plain.status_code, plain.text) == (200, "{}\n")
+
+
+async def test_listeners_of_the_whole_app(guarded: tuple[FastAPI, FakeEngine, list[str]]) -> None:
+    """By management's there are management, adapters and health; by inference's everything but the first two."""
+    app, _, reached = guarded
+
+    async def there(listener: Listener) -> set[str]:
+        reached.clear()
+        async with client_of(Marked(app, listener)) as client:
+            client.headers["authorization"] = "Bearer k"
+            for route in app.routes:
+                method = next(iter(getattr(route, "methods", None) or ["GET"]))
+                await client.request(method, concrete(route.path))  # type: ignore[attr-defined]
+        return set(reached)
+
+    def of(*routers: APIRouter) -> set[str]:
+        return {concrete(route.path) for router in routers for route in router.routes}  # type: ignore[attr-defined]
+
+    everything = {concrete(route.path) for route in app.routes} - sockets(app)  # type: ignore[attr-defined]
+    managing = of(management.router, adapters.router)
+    assert {"/models", "/models/test/reload", "/adapters/test", "/v1/load_lora_adapter"} <= managing
+    assert await there(Listener.INFERENCE) == everything - managing
+    assert await there(Listener.MANAGEMENT) == (managing | of(health.router, kserve.router))
 
 
 def test_log_levels_survive() -> None:

@@ -4,7 +4,7 @@
 import pytest
 
 from serving.errors import PayloadError
-from serving.schemas.content import decode
+from serving.schemas.content import decode, of_parts
 
 pytestmark = pytest.mark.pure
 
@@ -30,6 +30,7 @@ def test_json_object(content_type: str | None) -> None:
         ("application/x-www-form-urlencoded", b"inputs=a+b%21&data=c", "c"),
         ("application/x-www-form-urlencoded", b"first=a+b%21&second=c", "a b!"),
         ("application/x-www-form-urlencoded", b"no form", "no form"),
+        ("application/x-www-form-urlencoded", b"model_name=m&b=a", "a"),
         ("application/octet-stream", "caf\u00e9".encode(), "caf\u00e9"),
         ("text/csv", b'inputs,x\r\na,1\r\n"b, c",2\r\n', ["a", "b, c"]),
     ],
@@ -41,6 +42,27 @@ def test_prompts_without_json(content_type: str, body: bytes, inputs: object) ->
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
 def test_json_in_other_encodings(encoding: str) -> None:
     assert decode("application/json", '{"inputs": "é"}'.encode(encoding)) == {"inputs": "é"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "prompt"),
+    [
+        ([("a", b"first"), ("b", b"second")], "first"),
+        ([("a", b"no"), ("data", b"yes"), ("data", b"later")], "yes"),
+        ([("model_name", b"m"), ("a", b"")], ""),
+    ],
+)
+def test_prompt_of_a_form(parts: list[tuple[str, bytes]], prompt: str) -> None:
+    assert of_parts(parts) == {"inputs": prompt}
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [([("model_name", b"m")], "the form has no part with a prompt"), ([("a", b"\xff")], "the body is not UTF-8 text")],
+)
+def test_form_without_a_prompt(parts: list[tuple[str, bytes]], message: str) -> None:
+    with pytest.raises(PayloadError, match=f"^Input parsing failed: {message}"):
+        of_parts(parts)
 
 
 def test_text_is_a_list_of_one_prompt() -> None:
