@@ -3,9 +3,6 @@
 
 from collections.abc import AsyncGenerator, Mapping
 
-from starlette.datastructures import Headers, UploadFile
-from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
-
 from serving.errors import PayloadError
 from serving.schemas.content import FORM, kind_of
 
@@ -21,6 +18,9 @@ async def fields(headers: Mapping[str, str], body: bytes) -> list[tuple[str, byt
     Raises:
         PayloadError: the body cannot be read as its type says.
     """
+
+    from starlette.datastructures import Headers, UploadFile
+    from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
 
     async def pieces() -> AsyncGenerator[bytes]:
         yield body
