@@ -32,6 +32,7 @@ from serving.engine.base import Engine
 from serving.errors import ConfigError, DefaultUnavailable, Problem
 from serving.front import Front
 from serving.health import Health
+from serving.ledger import Ledger
 from serving.routers import waiting
 from serving.routers.context import Context
 from serving.user_packages import UserPython
@@ -83,6 +84,7 @@ class Assembly:
     Args:
         setup: what was decided.
         launch: starts the engine.
+        ledger: is told how long the parts take to start.
 
     Attributes:
         health: says whether the server can take requests.
@@ -90,8 +92,9 @@ class Assembly:
         custom: runs the user's code, if there is any to run.
     """
 
-    def __init__(self, setup: Setup, launch: Launch):
+    def __init__(self, setup: Setup, launch: Launch, ledger: Ledger):
         self._setup = setup
+        self._ledger = ledger
         self._config = setup.config
         self._launch = launch
         self._built_in = OnDemand(self._start_engine)
@@ -104,6 +107,7 @@ class Assembly:
         self.engine: Engine | None = None
         self.custom: CustomHandler | None = None
         self._has_default = _has_default(setup)
+        metrics.REQUESTS_IN_FLIGHT.set_function(lambda: self.num_in_flight)
 
     @property
     def is_dead(self) -> bool:
@@ -201,7 +205,8 @@ class Assembly:
             code, self._config, self._setup.python, self._setup.environment, default, self._on_death
         )
         self.custom = custom
-        await custom.start()
+        with self._ledger.phase("handler"):
+            await custom.start()
         return custom
 
     def _on_death(self) -> None:
@@ -238,7 +243,8 @@ class Assembly:
         self.engine = launched.engine
         hooks = self.custom if self.custom is not None and not self.custom.is_direct else None
         adapters = self._registry(EngineBackend(launched.engine, self._formatters, hooks))
-        await adapters.load_all(self._config.adapters, self._config.options.strict)
+        with self._ledger.phase("adapters"):
+            await adapters.load_all(self._config.adapters, self._config.options.strict)
         if self._adapters is None:
             self._adapters = adapters
         built = handlers_of.built_in(launched.engine, self._config.mode, self._config.options, self._formatters)
@@ -274,6 +280,7 @@ class Assembly:
                 self.health,
                 built.tgi,
                 facts,
+                handler_name=config.mode.name if self.custom is None else "custom",
                 model_url=f"file:{config.model_dir}/" if config.model_dir is not None else str(config.options.model_id),
                 settings=config.server,
                 has_devices=config.has_devices,

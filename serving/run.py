@@ -4,9 +4,9 @@
 import asyncio
 import importlib
 import json
+import logging
 import os
 import socket
-import time
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,18 +21,21 @@ from serving.assembly import Assembly, Launched, Setup
 from serving.config.resolve import ResolvedConfig
 from serving.engine import vllm_app
 from serving.errors import ConfigError, Problem
+from serving.ledger import Ledger
 from serving.server import Server
 from serving.starting import Starting
 
 if TYPE_CHECKING:
     from serving.engine.vllm_engine import VllmEngine
 
+logger = logging.getLogger(__name__)
+
 _END_CHECK_S = 0.2
 _KILLED = 137
 """LMI's exit code under `SERVING_FAIL_FAST`: that of a process that SIGKILL ended."""
 
 
-async def run(setup: Setup, args: Namespace, sock: socket.socket, starting: Starting, began: float) -> int:
+async def run(setup: Setup, args: Namespace, sock: socket.socket, starting: Starting, ledger: Ledger) -> int:
     """Serves until told to stop; returns the exit code. Whatever was started is ended.
 
     Args:
@@ -40,7 +43,7 @@ async def run(setup: Setup, args: Namespace, sock: socket.socket, starting: Star
         args: vLLM's namespace of it.
         sock: bound, and not listening yet.
         starting: watches the time until the server is ready.
-        began: when the command began, by `time.monotonic`.
+        ledger: of the start so far.
 
     Raises:
         ConfigError: the engine or the user's code does not start.
@@ -49,10 +52,11 @@ async def run(setup: Setup, args: Namespace, sock: socket.socket, starting: Star
     options = {
         "api_keys": args.api_key or (),
         "upstream_paths": ("/invocations",) if _is_upstreams(setup) else (),
+        **vllm_app.log_options(args),
         **vllm_app.fastapi_options(args),
     }
-    launcher = _Launcher(config, args, starting)
-    assembly = Assembly(replace(setup, app_options=options), launcher.launch)
+    launcher = _Launcher(config, args, starting, ledger)
+    assembly = Assembly(replace(setup, app_options=options), launcher.launch, ledger)
     try:
         front = await assembly.start()
         server = Server(
@@ -66,7 +70,7 @@ async def run(setup: Setup, args: Namespace, sock: socket.socket, starting: Star
         )
         refresher = vllm_app.refresh_certificates(args, server.config.ssl)
         tasks = assembly.engine.tasks if assembly.engine is not None else ("generate",) if config.has_model else ()
-        code = await server.run(sock, partial(_announce, config, tasks, sock, began))
+        code = await server.run(sock, partial(_announce, config, tasks, sock, ledger))
         if refresher is not None:
             refresher.stop()
         return code
@@ -102,8 +106,9 @@ def _check_model(args: Namespace) -> None:
 class _Launcher:
     """Starts vLLM's engine once, and ends it."""
 
-    def __init__(self, config: ResolvedConfig, args: Namespace, starting: Starting):
+    def __init__(self, config: ResolvedConfig, args: Namespace, starting: Starting, ledger: Ledger):
         self._config = config
+        self._ledger = ledger
         self._args = args
         self._starting = starting
         self._engine: VllmEngine | None = None
@@ -113,11 +118,12 @@ class _Launcher:
         """As `Launch`; beside running requests, what would block them is done on another thread."""
         config, args = self._config, self._args
         await asyncio.to_thread(_check_model, args)
-        if is_late:
-            await asyncio.to_thread(importlib.import_module, "serving.engine.vllm_engine")
-        from serving.engine.vllm_engine import VllmEngine
+        with self._ledger.phase("imports"):
+            if is_late:
+                await asyncio.to_thread(importlib.import_module, "serving.engine.vllm_engine")
+            from serving.engine.vllm_engine import VllmEngine
 
-        engine = self._engine = VllmEngine(args, config.model_name, config.limits)
+        engine = self._engine = VllmEngine(args, config.model_name, config.limits, self._ledger)
         try:
             if is_late:
                 await self._start_late(engine)
@@ -155,13 +161,14 @@ class _Launcher:
             await self._engine.close()
 
 
-def _announce(config: ResolvedConfig, tasks: Sequence[str], sock: socket.socket, began: float) -> None:
+def _announce(config: ResolvedConfig, tasks: Sequence[str], sock: socket.socket, ledger: Ledger) -> None:
     """Says that the server is ready, with a command that shows it."""
     address = sock.getsockname()
     where = f"--unix-socket {address} http://localhost" if isinstance(address, str) else _url(config, *address[:2])
     key = " -H 'authorization: Bearer YOUR_KEY'" if config.vllm_arguments.get("api_key") else ""
+    logger.info("where the start's time went: %s", ledger.close())
     print(
-        f"lmi: model {config.model_name} is ready after {time.monotonic() - began:.1f} s. Try:\n"
+        f"lmi: model {config.model_name} is ready after {ledger.total_s:.1f} s. Try:\n"
         f"curl -s {where}{_example(config, tasks)}{key}",
         flush=True,
     )

@@ -339,6 +339,9 @@ class ServerSettings(_Table):
     error_rate_server: _ErrorRate = Field(None, description="The same for failures of the server.")
     error_rate_any: _ErrorRate = Field(None, description="The same for both together.")
     request_id_header_key: str = Field("x-request-id", description="Header with a request's id, in and out.")
+    prometheus: Bool = Field(
+        False, description="`/server/metrics` shows metrics under LMI's names; `/metrics` is always there."
+    )
     fail_fast: Bool = Field(False, description="The exit code after the engine's death is 137, as if it was killed.")
     model_store: str | None = Field(None, description="A directory with serving.properties and model files.")
     load_models: str | None = Field(None, description="The model to load, `NAME=MODEL`; `ALL`: that of the store.")

@@ -71,7 +71,7 @@ IGNORED: Mapping[str, str] = {
     "health_check_override": "a server whose engine died ends, and its container is started again",
     "error_rate_model": "LMI counts nothing for it; see error_rate_any",
     "model_url_pattern": "models are not loaded on demand",
-    **dict.fromkeys(("log_request_metric", "metrics_aggregation", "prometheus"), "metrics are at /metrics"),
+    **dict.fromkeys(("log_request_metric", "metrics_aggregation"), "metrics are at /metrics"),
     "max_output_size": "answers have no limit of size",
     "parallel_loading": _WORKERS,
     "max_idle_time": _WORKERS,

@@ -24,6 +24,7 @@ class Context:
         health: says whether the server can take them.
         tgi: answers TGI's routes, by path.
         facts: the model's, for clients that ask; None while its engine is not started.
+        handler_name: what the log calls `handler`.
         model_url: where the model is.
         settings: the server's own.
         has_devices: the model runs on GPUs.
@@ -38,6 +39,7 @@ class Context:
     health: Health
     tgi: Mapping[str, Handler]
     facts: ModelFacts | None
+    handler_name: str = ""
     model_url: str = ""
     settings: ServerSettings = field(default_factory=lambda: ServerSettings.model_validate({}))
     has_devices: bool = False

@@ -5,6 +5,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from handlers.base import CUSTOM_ATTRIBUTES, custom_attributes
+from serving import request_record
 from serving.errors import HandlerOverridden, MethodNotAllowed, ModelNotFound
 from serving.routers.context import context
 from serving.routers.openapi import json_body
@@ -43,6 +44,7 @@ async def _answer(request: Request) -> Response:
     attributes = custom_attributes(request.headers.get(CUSTOM_ATTRIBUTES, ""))
     if "handler" in request.headers or "handler" in map(str.lower, attributes):
         raise HandlerOverridden
+    request_record.note(handler=context(request).handler_name)
     return await answer(context(request).handler, request)
 
 

@@ -176,6 +176,7 @@ def test_settings_of_the_server() -> None:
         "load_on_devices": "*",
         "request_id_header_key": "x-request-id",
         "fail_fast": False,
+        "prometheus": False,
         "stall_timeout": 60,
         "throttle_error_http_code": 503,
         "wlm_error_http_code": 503,
