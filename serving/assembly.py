@@ -27,6 +27,7 @@ from handlers.user_code import UserCode
 from handlers.user_formatters import FormatterLoadError, UserFormatters
 from serving import metrics
 from serving.app import create_app
+from serving.async_results import AsyncResults
 from serving.config.resolve import ResolvedConfig
 from serving.engine.base import Engine
 from serving.errors import ConfigError, DefaultUnavailable, Problem
@@ -102,6 +103,7 @@ class Assembly:
         self._front: Front | None = None
         self._reloading = asyncio.Lock()
         self._adapters: AdapterRegistry | None = None
+        self._results = AsyncResults(setup.config.server)
         self._app: FastAPI
         self.health = Health(self)
         self.engine: Engine | None = None
@@ -285,6 +287,8 @@ class Assembly:
                 settings=config.server,
                 has_devices=config.has_devices,
                 requests=self,
+                limits=config.limits,
+                results=self._results,
                 custom=self.custom,
                 adapters=self._started_adapters if self._config.options.enable_lora else None,
                 reload=self.reload,

@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from handlers.base import Handler
 from handlers.default import DefaultHandler
@@ -45,7 +46,7 @@ def context_of(engine: FakeEngine, handler: Handler | None = None) -> Context:
     return Context("test", handler, Health(engine), tgi, engine.facts)
 
 
-def client_of(app: FastAPI) -> httpx.AsyncClient:
+def client_of(app: ASGIApp) -> httpx.AsyncClient:
     """An HTTP client of `app`; to be closed."""
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 

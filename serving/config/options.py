@@ -368,6 +368,18 @@ class ServerSettings(_Table):
     stall_timeout: Int = Field(
         60, ge=1, description="Seconds without any output, while requests wait, after which `/ready` is 503."
     )
+    memory_cache_capacity: Int = Field(
+        1000,
+        ge=1,
+        description="Asynchronous results that are kept. Without room the finished one that nobody asked for longest "
+        "goes; if all are unfinished the request is refused.",
+    )
+    memory_cache_ttl: Int = Field(
+        3600, ge=1, description="Seconds that a finished one is kept after it was last asked for."
+    )
+    memory_cache_max_bytes: Int = Field(
+        256 * 1024 * 1024, ge=1, description="Memory that all of them may take, in bytes."
+    )
     shutdown_delay: Int = Field(
         0, ge=0, description="Seconds after SIGTERM in which requests are still accepted while `/ping` answers 503."
     )

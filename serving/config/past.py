@@ -21,7 +21,7 @@ _OFFLINE = "it belongs to quantization ahead of time; save the model quantized i
 _SCHEDULER = "vLLM's scheduler has no such setting any more"
 _WORKERS = "there is one engine, which starts with the server"
 _JAVA = "it configures LMI's Java server"
-_CACHE = "answers are not kept on this server"
+_CACHE = "asynchronous results are kept in this server's memory, within memory_cache_capacity"
 
 IGNORED: Mapping[str, str] = {
     "device": "vLLM finds out by itself",
@@ -90,7 +90,7 @@ IGNORED: Mapping[str, str] = {
     **dict.fromkeys(
         (
             *("cache_entry_limit", "cache_limit", "cache_batch", "cache_multitenant", "cache_cleanup_interval"),
-            *("memory_cache_capacity", "ddb_cache", "ddb_table_name", "s3_cache_bucket", "s3_cache_key_prefix"),
+            *("ddb_cache", "ddb_table_name", "s3_cache_bucket", "s3_cache_key_prefix"),
             *("s3_cache_autocreate", "s3_cache_multitenant"),
         ),
         _CACHE,

@@ -9,6 +9,8 @@ from fastapi import Request
 from handlers.adapters import AdapterRegistry
 from handlers.base import Handler
 from handlers.custom import CustomHandler
+from serving.async_results import AsyncResults
+from serving.config.limits import Limits
 from serving.config.options import ServerSettings
 from serving.engine.base import ModelFacts
 from serving.health import EngineState, Health
@@ -29,6 +31,8 @@ class Context:
         settings: the server's own.
         has_devices: the model runs on GPUs.
         requests: how many are under way.
+        limits: how many may be; None for any number.
+        results: the answers that clients fetch later.
         custom: runs the user's code; None where there is none.
         adapters: gives the LoRA adapters; None where LoRA is off.
         reload: runs the user's file as it is now; raises `ConfigError` where that does not work.
@@ -44,6 +48,8 @@ class Context:
     settings: ServerSettings = field(default_factory=lambda: ServerSettings.model_validate({}))
     has_devices: bool = False
     requests: EngineState | None = None
+    limits: Limits | None = None
+    results: AsyncResults = field(default_factory=lambda: AsyncResults(ServerSettings.model_validate({})))
     custom: CustomHandler | None = None
     adapters: Callable[[], Awaitable[AdapterRegistry]] | None = None
     reload: Callable[[], Awaitable[None]] | None = None
