@@ -372,13 +372,13 @@ class ServerSettings(_Table):
         1000,
         ge=1,
         description="Asynchronous results that are kept. Without room the finished one that nobody asked for longest "
-        "goes; if all are unfinished the request is refused.",
+        "goes; where all are unfinished the request is refused.",
     )
     memory_cache_ttl: Int = Field(
-        3600, ge=1, description="Seconds that a finished one is kept after it was last asked for."
+        3600, ge=1, description="Seconds that a finished asynchronous result is kept after it was last asked for."
     )
     memory_cache_max_bytes: Int = Field(
-        256 * 1024 * 1024, ge=1, description="Memory that all of them may take, in bytes."
+        256 * 1024 * 1024, ge=1, description="Memory that asynchronous results may take together, in bytes."
     )
     shutdown_delay: Int = Field(
         0, ge=0, description="Seconds after SIGTERM in which requests are still accepted while `/ping` answers 503."

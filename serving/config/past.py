@@ -89,12 +89,13 @@ IGNORED: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         (
-            *("cache_entry_limit", "cache_limit", "cache_batch", "cache_multitenant", "cache_cleanup_interval"),
+            *("cache_entry_limit", "cache_limit", "cache_multitenant", "cache_cleanup_interval"),
             *("ddb_cache", "ddb_table_name", "s3_cache_bucket", "s3_cache_key_prefix"),
             *("s3_cache_autocreate", "s3_cache_multitenant"),
         ),
         _CACHE,
     ),
+    "cache_batch": "every piece of an asynchronous result can be fetched as soon as it is there",
 }
 """Name without `option.`, to the reason why it has no effect."""
 
