@@ -56,7 +56,7 @@ async def _check_steps(steps: list[dict[str, Any]], client: httpx.AsyncClient, v
     """Requests one after the other; `save` keeps what a header of an answer begins with for those that follow."""
     for step in steps:
         if "poll" in step:
-            response = await _polled(filled(step["poll"], values), client)
+            response = await polled(filled(step["poll"], values), client)
             assert_response(response, filled(step["expect"], values))
         else:
             response = await exchange(step["given"], step["expect"], client, values)
@@ -64,7 +64,7 @@ async def _check_steps(steps: list[dict[str, Any]], client: httpx.AsyncClient, v
             values[name] = response.headers[header].partition(";")[0]
 
 
-async def _polled(poll: dict[str, Any], client: httpx.AsyncClient) -> httpx.Response:
+async def polled(poll: dict[str, Any], client: httpx.AsyncClient) -> httpx.Response:
     """Asks for an asynchronous result from `token` on until there are so many `pages`, or all; their bodies as one."""
     token, pages = poll["token"], []
     async with asyncio.timeout(_RESULT_S):
