@@ -28,6 +28,7 @@ from handlers.user_formatters import UserFormatters
 from serving import demo
 from serving.config.host import Host
 from serving.config.resolve import resolve
+from serving.ledger import Ledger
 
 RESULTS = Path(__file__).parent / "results"
 NUM_ROUNDS = 12
@@ -97,7 +98,7 @@ async def measure(argv: list[str], adapter: Path) -> dict[str, float]:
 
     config = resolve({"OPTION_ENABLE_LORA": "true"}, argv, Host.local(os.environ), demo.MODEL_DIR)
     os.environ.update(config.environment)
-    engine = VllmEngine(namespace(config.vllm_arguments), config.model_name, config.limits)
+    engine = VllmEngine(namespace(config.vllm_arguments), config.model_name, config.limits, Ledger())
     await engine.start()
     try:
         sources = AdapterSources([str(adapter.parent)], adapter.parent)

@@ -13,6 +13,7 @@ from serving.config.options import ServerSettings
 from serving.error_rates import ErrorRates
 from serving.listeners import Split
 from serving.middleware import ApiKeys, BodyLimit, RequestHeaders
+from serving.request_log import RequestLog
 from serving.routers import adapters, health, invocations, kserve, management, tgi
 from serving.routers.context import Context
 
@@ -26,6 +27,8 @@ def create_app(
     attach: Callable[[FastAPI], None] | None = None,
     api_keys: Sequence[str] = (),
     upstream_paths: Collection[str] = (),
+    logs_requests: bool = True,
+    unlogged_paths: Collection[str] = (),
     **options: Any,
 ) -> FastAPI:
     """An app that answers our routes.
@@ -37,6 +40,8 @@ def create_app(
         attach: puts further routes on the app, after ours and before the error handlers that speak for all.
         upstream_paths: our routes that are left to those that `attach` brings.
         api_keys: one of these must come with every request but probes; none: the server is open.
+        logs_requests: a line in the log per request.
+        unlogged_paths: those without one.
         options: for FastAPI itself.
     """
     app = FastAPI(title="LMI Server", version=version("lmi-server"), lifespan=lifespan, **options)
@@ -56,5 +61,6 @@ def create_app(
     limits = {kind: getattr(settings, f"error_rate_{kind}") for kind in ("wlm", "server", "any")}
     limits = {kind: limit for kind, limit in limits.items() if limit is not None}
     count = ErrorRates(limits, context.health.trip).count if limits else None
-    app.add_middleware(RequestHeaders, id_header=settings.request_id_header_key, count=count)
+    app.add_middleware(RequestHeaders, id_header=settings.request_id_header_key)
+    app.add_middleware(RequestLog, is_on=logs_requests, unlogged=unlogged_paths, count=count)
     return app

@@ -27,11 +27,13 @@ from handlers.user_code import UserCode
 from handlers.user_formatters import FormatterLoadError, UserFormatters
 from serving import metrics
 from serving.app import create_app
+from serving.async_results import AsyncResults
 from serving.config.resolve import ResolvedConfig
 from serving.engine.base import Engine
 from serving.errors import ConfigError, DefaultUnavailable, Problem
 from serving.front import Front
 from serving.health import Health
+from serving.ledger import Ledger
 from serving.routers import waiting
 from serving.routers.context import Context
 from serving.user_packages import UserPython
@@ -83,6 +85,7 @@ class Assembly:
     Args:
         setup: what was decided.
         launch: starts the engine.
+        ledger: is told how long the parts take to start.
 
     Attributes:
         health: says whether the server can take requests.
@@ -90,8 +93,9 @@ class Assembly:
         custom: runs the user's code, if there is any to run.
     """
 
-    def __init__(self, setup: Setup, launch: Launch):
+    def __init__(self, setup: Setup, launch: Launch, ledger: Ledger):
         self._setup = setup
+        self._ledger = ledger
         self._config = setup.config
         self._launch = launch
         self._built_in = OnDemand(self._start_engine)
@@ -99,11 +103,13 @@ class Assembly:
         self._front: Front | None = None
         self._reloading = asyncio.Lock()
         self._adapters: AdapterRegistry | None = None
+        self._results = AsyncResults(setup.config.server)
         self._app: FastAPI
         self.health = Health(self)
         self.engine: Engine | None = None
         self.custom: CustomHandler | None = None
         self._has_default = _has_default(setup)
+        metrics.REQUESTS_IN_FLIGHT.set_function(lambda: self.num_in_flight)
 
     @property
     def is_dead(self) -> bool:
@@ -201,7 +207,8 @@ class Assembly:
             code, self._config, self._setup.python, self._setup.environment, default, self._on_death
         )
         self.custom = custom
-        await custom.start()
+        with self._ledger.phase("handler"):
+            await custom.start()
         return custom
 
     def _on_death(self) -> None:
@@ -238,7 +245,8 @@ class Assembly:
         self.engine = launched.engine
         hooks = self.custom if self.custom is not None and not self.custom.is_direct else None
         adapters = self._registry(EngineBackend(launched.engine, self._formatters, hooks))
-        await adapters.load_all(self._config.adapters, self._config.options.strict)
+        with self._ledger.phase("adapters"):
+            await adapters.load_all(self._config.adapters, self._config.options.strict)
         if self._adapters is None:
             self._adapters = adapters
         built = handlers_of.built_in(launched.engine, self._config.mode, self._config.options, self._formatters)
@@ -274,11 +282,14 @@ class Assembly:
                 self.health,
                 built.tgi,
                 facts,
+                handler_name=config.mode.name if self.custom is None else "custom",
                 model_url=f"file:{config.model_dir}/" if config.model_dir is not None else str(config.options.model_id),
                 model_version=config.model_version,
                 settings=config.server,
                 has_devices=config.has_devices,
                 requests=self,
+                limits=config.limits,
+                results=self._results,
                 custom=self.custom,
                 adapters=self._started_adapters if self._config.options.enable_lora else None,
                 reload=self.reload,

@@ -6,7 +6,6 @@ import logging
 import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
@@ -24,6 +23,7 @@ from serving.config.command_line import USAGE, wants_help
 from serving.config.host import Host
 from serving.config.resolve import ResolvedConfig, resolve
 from serving.errors import ConfigError, Problem
+from serving.ledger import Ledger
 from serving.starting import Starting
 from serving.user_packages import UserPython, prepare
 
@@ -98,19 +98,20 @@ def main() -> None:
 
 def serve(argv: Sequence[str]) -> int:
     """Runs `lmi serve` with `argv` until it is told to stop; returns the exit code."""
-    began = time.monotonic()
     if wants_help(argv):
         print(USAGE)
         return 0
     log.setup()
-    starting = Starting()
+    starting, ledger = Starting(), Ledger()
     try:
-        config, code = _resolved(argv)
+        with ledger.phase("configuration"):
+            config, code = _resolved(argv)
+        log.setup(is_json=config.logs_json)
         for warning in config.warnings:
             logger.warning("%s", warning)
         if differing := len(explain.differences(config)):
             logger.info("LMI would do %d things otherwise; lmi config --explain-lmi lists them", differing)
-        return _serve(config, code, starting, began)
+        return _serve(config, code, starting, ledger)
     except ConfigError as error:
         _print_problems(error)
         return error.exit_code
@@ -196,7 +197,7 @@ def _print_problems(error: ConfigError) -> None:
         print(f"lmi: error: {problem}", file=sys.stderr)
 
 
-def _serve(config: ResolvedConfig, code: UserCode | None, starting: Starting, began: float) -> int:
+def _serve(config: ResolvedConfig, code: UserCode | None, starting: Starting, ledger: Ledger) -> int:
     from serving.server import bound
 
     values = config.vllm_arguments
@@ -206,21 +207,23 @@ def _serve(config: ResolvedConfig, code: UserCode | None, starting: Starting, be
         if (other := config.management) is not None:
             where = (other.host, other.port, other.unix_path, "management_address")
             socks.append(stack.enter_context(bound(*where)))
-        python = _user_python(config, code)
+        with ledger.phase("packages"):
+            python = _user_python(config, code)
         os.environ.update(config.environment)
         if "TORCHDYNAMO_DISABLE" in config.environment:
             logger.warning(
                 "no C++ compiler with Python's headers found (Debian: apt install g++ python3-dev): "
                 "the engine runs without compiled kernels, which is slower"
             )
-        import uvloop
+        with ledger.phase("imports"):
+            import uvloop
 
-        from serving.assembly import Setup
-        from serving.engine.engine_args import namespace
-        from serving.run import run
+            from serving.assembly import Setup
+            from serving.engine.engine_args import namespace
+            from serving.run import run
 
-        args = namespace(values)
-        return int(uvloop.run(run(Setup(config, code, python, before), args, socks, starting, began)))
+            args = namespace(values)
+        return int(uvloop.run(run(Setup(config, code, python, before), args, socks, starting, ledger)))
 
 
 def _reload(url: str, model: str | None, api_key: str | None) -> int:

@@ -9,12 +9,14 @@ flat body, KServe's `{"error"}`. vLLM's routes keep upstream's handlers, which `
 import json
 from collections.abc import Mapping
 from http import HTTPStatus
+from typing import Literal
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.types import Scope
 
+from serving import request_record
 from serving.errors import (
     ClientError,
     CustomCodeError,
@@ -54,28 +56,31 @@ def route_path(scope: Scope) -> str:
     return path.removeprefix(scope.get("root_path", ""))
 
 
-def is_upstream(scope: Scope) -> bool:
-    """The request belongs to a route family whose errors look as upstream's do; the app may name further paths."""
+def family(scope: Scope) -> Literal["lmi", "tgi", "openai"]:
+    """Whose routes a request is for, and so whose envelope an error has; the app may name further paths as vLLM's."""
     path = route_path(scope)
     further = getattr(scope["app"].state, "upstream_paths", ()) if "app" in scope else ()
-    return path.startswith(_UPSTREAM_PREFIXES) or path in further
+    if path.startswith(_UPSTREAM_PREFIXES) or path in further:
+        return "openai"
+    return "tgi" if path in TGI_PATHS else "lmi"
 
 
 def unauthorized(scope: Scope) -> Response:
     """A key is missing or wrong, in the words of the route's family."""
-    if is_upstream(scope):
+    if family(scope) == "openai":
         return Response('{"error": "Unauthorized"}', HTTPStatus.UNAUTHORIZED, media_type="application/json")
     return response(Unauthorized(), scope)
 
 
 def response(error: ServingError, scope: Scope) -> Response:
     """The answer on one of our routes; on LMI's and TGI's the connection is closed, as LMI does after every error."""
+    request_record.note(error=error.code)
     headers = {"connection": "close"}
     if isinstance(error, PayloadTooLarge):
         return Response(status_code=error.http_status, headers=headers)
-    if is_upstream(scope):
+    if family(scope) == "openai":
         return _openai(HTTPException(error.http_status, str(error)))
-    if route_path(scope) in TGI_PATHS:
+    if family(scope) == "tgi":
         tgi_status, flat = _tgi(error)
         return Response(_encoded(flat), tgi_status, headers, media_type="application/json")
     status = _status(error, scope)
@@ -88,6 +93,7 @@ def response(error: ServingError, scope: Scope) -> Response:
 
 def last_line(error: ServingError, framing: Framing) -> bytes:
     """What ends a stream that failed after its first byte, in the stream's own framing."""
+    request_record.note(error=error.code)
     code = int(error.http_status)
     if framing == "lmi":
         body: dict[str, object] = {"error": {"message": str(error), "type": error.code, "code": code}}
@@ -106,7 +112,7 @@ def register(app: FastAPI) -> None:
         return response(error, request.scope)
 
     async def routing(request: Request, error: HTTPException) -> Response:
-        if is_upstream(request.scope):
+        if family(request.scope) == "openai":
             return _openai(error)
         if error.status_code == HTTPStatus.NOT_FOUND:
             return response(RouteNotFound(), request.scope)

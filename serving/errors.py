@@ -8,7 +8,7 @@
     |-- ClientError
     |   |-- PayloadError          424: the body cannot be served as it is
     |   |   `-- AdapterNotFound   424: the request names an adapter that is not loaded
-    |   |-- BadParameter          400: of a management route
+    |   |-- BadParameter          400: of a management route, or of a poll for a result
     |   |-- AdapterNotRegistered  404
     |   |-- AdapterExists         409
     |   |-- AdapterRefused        424
@@ -28,6 +28,7 @@
     |-- CustomCodeError           424, 500, 504 or 507: the user's code failed in a request
     `-- EngineError               500: the engine failed on this request
         |-- EngineOverloaded      503: a queue limit of the engine is reached
+        |   `-- ResultsFull       503: there is no room for a result that is fetched later
         |-- RequestTimeout        504: no output in time; the request was aborted in the engine
         |-- DefaultUnavailable    503: the default handler's engine did not start
         |-- EngineDead            500: the engine process is gone, ours is about to exit
@@ -114,7 +115,7 @@ class AdapterNotFound(PayloadError):
 
 
 class BadParameter(ClientError):
-    """A parameter of a management route is missing or cannot be read."""
+    """A parameter of a management route, or of a poll for a result, is missing or cannot be read."""
 
 
 class AdapterNotRegistered(ClientError):
@@ -252,6 +253,10 @@ class EngineOverloaded(EngineError):
 
     http_status = HTTPStatus.SERVICE_UNAVAILABLE
     code = "WlmCapacityException"
+
+
+class ResultsFull(EngineOverloaded):
+    """There is no room for an answer that is to be fetched later."""
 
 
 class RequestTimeout(EngineError):

@@ -3,6 +3,23 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+REQUESTS = Counter("lmi_requests", "Answers, by route and status; 499: the client left.", ["route", "status"])
+REQUEST_DURATION_SECONDS = Histogram(
+    "lmi_request_duration_seconds",
+    "From a request's head to the last byte of its answer, by family of routes.",
+    ["family"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250),
+)
+REQUEST_OVERHEAD_SECONDS = Histogram(
+    "lmi_request_overhead_seconds",
+    "The server's own time per request: from its body to the engine, and from the first output to the client.",
+    ["family"],
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1),
+)
+REQUESTS_IN_FLIGHT = Gauge("lmi_requests_in_flight", "Requests that are under way in the engine or a custom handler.")
+EVENT_LOOP_STALLS = Counter("lmi_event_loop_stalls", "How often something kept the event loop from its other work.")
+EVENT_LOOP_STALL_SECONDS = Counter("lmi_event_loop_stall_seconds", "How long it was kept, in all.")
+START_SECONDS = Gauge("lmi_start_seconds", "Where the time of the start went, by phase.", ["phase"])
 CUSTOM_HANDLER_FALLBACK = Counter(
     "lmi_custom_handler_fallback",
     "Requests that the default handler answered because the custom one failed, by reason.",

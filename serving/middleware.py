@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import hmac
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from http import HTTPStatus
 
@@ -21,10 +21,10 @@ from serving.errors import PayloadTooLarge
 REQUEST_ID = "x-request-id"
 _LONGEST_ID = 256
 _DISCARD_S = 10.0
-_OPEN = frozenset({
+PROBES = frozenset({
     *("/ping", "/health", "/live", "/ready", "/startup", "/v2/health/live", "/v2/health/ready", "/metrics"),
 })  # fmt: skip
-"""Paths that need no key: probes and scrapers bring none."""
+"""Paths that need no key, and no line in the log: probes and scrapers."""
 _TRY_AGAIN = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _RETRY_AFTER_S = "1"
 _LMI_HEADERS = {
@@ -42,13 +42,11 @@ class RequestHeaders:
     Args:
         app: what to call.
         id_header: may have the client's id, which is kept if it is printable ASCII and not too long.
-        count: is told the status of every answer of LMI's and TGI's routes.
     """
 
-    def __init__(self, app: ASGIApp, id_header: str = REQUEST_ID, count: Callable[[int], None] | None = None):
+    def __init__(self, app: ASGIApp, id_header: str = REQUEST_ID):
         self._app = app
         self._id_header = id_header.lower()
-        self._count = count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's own contract
         if scope["type"] != "http":
@@ -57,15 +55,12 @@ class RequestHeaders:
         told = Headers(scope=scope).get(self._id_header, "")
         request_id = told if _is_id(told) else str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
-        is_upstream = error_responses.is_upstream(scope)
-        extra = {} if is_upstream else _LMI_HEADERS
+        extra = {} if error_responses.family(scope) == "openai" else _LMI_HEADERS
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers.setdefault(REQUEST_ID, request_id)
-                if self._count is not None and not is_upstream:
-                    self._count(message["status"])
                 if message["status"] in _TRY_AGAIN:
                     headers.setdefault("retry-after", _RETRY_AFTER_S)
                 for name, value in extra.items():
@@ -90,7 +85,7 @@ class ApiKeys:
         if (
             scope["type"] not in ("http", "websocket")
             or _is_preflight(scope)
-            or error_responses.route_path(scope) in _OPEN
+            or error_responses.route_path(scope) in PROBES
             or self._opens(Headers(scope=scope).get("authorization", ""))
         ):
             await self._app(scope, receive, send)

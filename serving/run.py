@@ -4,9 +4,9 @@
 import asyncio
 import importlib
 import json
+import logging
 import os
 import socket
-import time
 from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,6 +22,7 @@ from serving.assembly import Assembly, Launched, Setup
 from serving.config.resolve import ResolvedConfig
 from serving.engine import vllm_app
 from serving.errors import ConfigError, Problem
+from serving.ledger import Ledger
 from serving.listeners import Listener, Marked
 from serving.server import Server
 from serving.starting import Starting
@@ -29,12 +30,14 @@ from serving.starting import Starting
 if TYPE_CHECKING:
     from serving.engine.vllm_engine import VllmEngine
 
+logger = logging.getLogger(__name__)
+
 _END_CHECK_S = 0.2
 _KILLED = 137
 """LMI's exit code under `SERVING_FAIL_FAST`: that of a process that SIGKILL ended."""
 
 
-async def run(setup: Setup, args: Namespace, socks: Sequence[socket.socket], starting: Starting, began: float) -> int:
+async def run(setup: Setup, args: Namespace, socks: Sequence[socket.socket], starting: Starting, ledger: Ledger) -> int:
     """Serves until told to stop; returns the exit code. Whatever was started is ended.
 
     Args:
@@ -42,7 +45,7 @@ async def run(setup: Setup, args: Namespace, socks: Sequence[socket.socket], sta
         args: vLLM's namespace of it.
         socks: bound, and not listening yet: the one for inference, and the one for management if there is one.
         starting: watches the time until the server is ready.
-        began: when the command began, by `time.monotonic`.
+        ledger: of the start so far.
 
     Raises:
         ConfigError: the engine or the user's code does not start.
@@ -51,10 +54,11 @@ async def run(setup: Setup, args: Namespace, socks: Sequence[socket.socket], sta
     options = {
         "api_keys": args.api_key or (),
         "upstream_paths": ("/invocations",) if _is_upstreams(setup) else (),
+        **vllm_app.log_options(args),
         **vllm_app.fastapi_options(args),
     }
-    launcher = _Launcher(config, args, starting)
-    assembly = Assembly(replace(setup, app_options=options), launcher.launch)
+    launcher = _Launcher(config, args, starting, ledger)
+    assembly = Assembly(replace(setup, app_options=options), launcher.launch, ledger)
     try:
         front = await assembly.start()
         (app, options), *further = _listeners(front, config, vllm_app.uvicorn_options(args))
@@ -70,7 +74,7 @@ async def run(setup: Setup, args: Namespace, socks: Sequence[socket.socket], sta
         )
         refreshers = [vllm_app.refresh_certificates(args, one.ssl) for one in server.configs]
         tasks = assembly.engine.tasks if assembly.engine is not None else ("generate",) if config.has_model else ()
-        code = await server.run(socks[0], partial(_announce, config, tasks, socks, began), *socks[1:])
+        code = await server.run(socks[0], partial(_announce, config, tasks, socks, ledger), *socks[1:])
         for refresher in refreshers:
             if refresher is not None:
                 refresher.stop()
@@ -117,8 +121,9 @@ def _check_model(args: Namespace) -> None:
 class _Launcher:
     """Starts vLLM's engine once, and ends it."""
 
-    def __init__(self, config: ResolvedConfig, args: Namespace, starting: Starting):
+    def __init__(self, config: ResolvedConfig, args: Namespace, starting: Starting, ledger: Ledger):
         self._config = config
+        self._ledger = ledger
         self._args = args
         self._starting = starting
         self._engine: VllmEngine | None = None
@@ -128,11 +133,12 @@ class _Launcher:
         """As `Launch`; beside running requests, what would block them is done on another thread."""
         config, args = self._config, self._args
         await asyncio.to_thread(_check_model, args)
-        if is_late:
-            await asyncio.to_thread(importlib.import_module, "serving.engine.vllm_engine")
-        from serving.engine.vllm_engine import VllmEngine
+        with self._ledger.phase("imports"):
+            if is_late:
+                await asyncio.to_thread(importlib.import_module, "serving.engine.vllm_engine")
+            from serving.engine.vllm_engine import VllmEngine
 
-        engine = self._engine = VllmEngine(args, config.model_name, config.limits)
+        engine = self._engine = VllmEngine(args, config.model_name, config.limits, self._ledger)
         try:
             if is_late:
                 await self._start_late(engine)
@@ -170,15 +176,17 @@ class _Launcher:
             await self._engine.close()
 
 
-def _announce(config: ResolvedConfig, tasks: Sequence[str], socks: Sequence[socket.socket], began: float) -> None:
+def _announce(config: ResolvedConfig, tasks: Sequence[str], socks: Sequence[socket.socket], ledger: Ledger) -> None:
     """Says that the server is ready and where, with a command that shows it."""
     where = _for_curl(socks[0], config.is_tls)
-    seconds = f"{time.monotonic() - began:.1f} s"
+    management = ""
     if config.management is not None:
-        seconds += f", management at {_for_curl(socks[1], config.management.is_tls)}"
+        management = f", management at {_for_curl(socks[1], config.management.is_tls)}"
     key = " -H 'authorization: Bearer YOUR_KEY'" if config.vllm_arguments.get("api_key") else ""
+    logger.info("where the start's time went: %s", ledger.close())
     print(
-        f"lmi: model {config.model_name} is ready after {seconds}. Try:\ncurl -s {where}{_example(config, tasks)}{key}",
+        f"lmi: model {config.model_name} is ready after {ledger.total_s:.1f} s{management}. Try:\n"
+        f"curl -s {where}{_example(config, tasks)}{key}",
         flush=True,
     )
 

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 
 from serving.errors import ConfigError, Problem
 from serving.health import EngineState, Health
+from serving.loop_watch import LoopWatch
 
 logger = logging.getLogger(__name__)
 
@@ -161,9 +162,12 @@ class Server:
         loop.add_signal_handler(signal.SIGTERM, self._stop, server, self._delay_s, self._timeout_s)
         loop.add_signal_handler(signal.SIGINT, self._interrupt, server)
         watch = loop.create_task(self._exit_on_death(server))
+        loop_watch = LoopWatch()
+        loop_watch.start()
         try:
             await server.serve(sockets=[sock, *further])
         finally:
+            loop_watch.stop()
             watch.cancel()
             if self._stopping is not None:
                 self._stopping.cancel()

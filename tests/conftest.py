@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures for every tier, and the conformance table at the end of the report."""
 
+import logging
 import subprocess
 from collections import Counter
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from handlers.base import Handler
 from handlers.default import DefaultHandler
@@ -33,6 +36,16 @@ def engine() -> FakeEngine:
     return FakeEngine(adapters=["a1", "a2"])
 
 
+@pytest.fixture(autouse=True)
+def kept_log_levels() -> Iterator[None]:
+    """`/server/logging` sets levels for the whole process; whatever test asked for it leaves them as they were."""
+    loggers = [logging.getLogger(name) for name in ("serving", "handlers", "vllm", "uvicorn.error")]
+    levels = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
 def app_on(engine: FakeEngine, handler: Handler) -> FastAPI:
     """Our app with this handler, its model called `test`."""
     return create_app(context_of(engine, handler), ServerSettings(max_request_size=65536))
@@ -45,7 +58,7 @@ def context_of(engine: FakeEngine, handler: Handler | None = None) -> Context:
     return Context("test", handler, Health(engine), tgi, engine.facts)
 
 
-def client_of(app: FastAPI) -> httpx.AsyncClient:
+def client_of(app: ASGIApp) -> httpx.AsyncClient:
     """An HTTP client of `app`; to be closed."""
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test")
 

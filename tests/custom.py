@@ -22,6 +22,7 @@ from serving.assembly import Assembly, Launched, Setup
 from serving.config.host import Host
 from serving.config.options import ASYNC_SERVICE
 from serving.config.resolve import resolve
+from serving.ledger import Ledger
 from serving.user_packages import UserPython
 from tests.fakes import EchoEngine
 
@@ -99,7 +100,7 @@ async def serving(
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     setup = Setup(config, code, UserPython(sys.executable, (), ()), environment)
     before = os.getcwd()
-    assembly = Assembly(setup, launch)
+    assembly = Assembly(setup, launch, Ledger())
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{sock.getsockname()[1]}"

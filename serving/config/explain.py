@@ -111,6 +111,11 @@ _RULES: Sequence[_Rule] = (
         _has(enable_lora=True),
     ),
     _Rule(
+        "ddb_cache and s3_cache_bucket: LMI's instances share asynchronous results in DynamoDB or S3; here each server "
+        "keeps its own, in memory",
+        _is_set("ddb_cache", "ddb_table_name", "s3_cache_bucket"),
+    ),
+    _Rule(
         "served_model_name is not set: OpenAI requests name the model lmi, as in LMI, or by its id, which LMI refuses",
         lambda config: "served_model_name" not in config.effective,
     ),

@@ -347,6 +347,9 @@ class ServerSettings(_Table):
         description="Header of a request with its id; on SageMaker, unless set, `X-Amzn-SageMaker-Inference-Id`. "
         "Answers have the id as `x-request-id`.",
     )
+    prometheus: Bool = Field(
+        False, description="`/server/metrics` shows metrics under LMI's names; `/metrics` is always there."
+    )
     fail_fast: Bool = Field(False, description="The exit code after the engine's death is 137, as if it was killed.")
     model_store: str | None = Field(None, description="A directory with serving.properties and model files.")
     load_models: str | None = Field(None, description="The model to load, `NAME=MODEL`; `ALL`: that of the store.")
@@ -372,6 +375,18 @@ class ServerSettings(_Table):
     )
     stall_timeout: Int = Field(
         60, ge=1, description="Seconds without any output, while requests wait, after which `/ready` is 503."
+    )
+    memory_cache_capacity: Int = Field(
+        1000,
+        ge=1,
+        description="Asynchronous results that are kept. Without room the finished one that nobody asked for longest "
+        "goes; where all are unfinished the request is refused.",
+    )
+    memory_cache_ttl: Int = Field(
+        3600, ge=1, description="Seconds that a finished asynchronous result is kept after it was last asked for."
+    )
+    memory_cache_max_bytes: Int = Field(
+        256 * 1024 * 1024, ge=1, description="Memory that asynchronous results may take together, in bytes."
     )
     shutdown_delay: Int = Field(
         0, ge=0, description="Seconds after SIGTERM in which requests are still accepted while `/ping` answers 503."

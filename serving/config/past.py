@@ -21,7 +21,7 @@ _OFFLINE = "it belongs to quantization ahead of time; save the model quantized i
 _SCHEDULER = "vLLM's scheduler has no such setting any more"
 _WORKERS = "there is one engine, which starts with the server"
 _JAVA = "it configures LMI's Java server"
-_CACHE = "answers are not kept on this server"
+_CACHE = "asynchronous results are kept in this server's memory, within memory_cache_capacity"
 
 IGNORED: Mapping[str, str] = {
     "device": "vLLM finds out by itself",
@@ -71,7 +71,7 @@ IGNORED: Mapping[str, str] = {
     "health_check_override": "a server whose engine died ends, and its container is started again",
     "error_rate_model": "LMI counts nothing for it; see error_rate_any",
     "model_url_pattern": "models are not loaded on demand",
-    **dict.fromkeys(("log_request_metric", "metrics_aggregation", "prometheus"), "metrics are at /metrics"),
+    **dict.fromkeys(("log_request_metric", "metrics_aggregation"), "metrics are at /metrics"),
     "max_output_size": "answers have no limit of size",
     "parallel_loading": _WORKERS,
     "max_idle_time": _WORKERS,
@@ -89,12 +89,13 @@ IGNORED: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         (
-            *("cache_entry_limit", "cache_limit", "cache_batch", "cache_multitenant", "cache_cleanup_interval"),
-            *("memory_cache_capacity", "ddb_cache", "ddb_table_name", "s3_cache_bucket", "s3_cache_key_prefix"),
+            *("cache_entry_limit", "cache_limit", "cache_multitenant", "cache_cleanup_interval"),
+            *("ddb_cache", "ddb_table_name", "s3_cache_bucket", "s3_cache_key_prefix"),
             *("s3_cache_autocreate", "s3_cache_multitenant"),
         ),
         _CACHE,
     ),
+    "cache_batch": "every piece of an asynchronous result can be fetched as soon as it is there",
 }
 """Name without `option.`, to the reason why it has no effect."""
 

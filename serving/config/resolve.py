@@ -98,6 +98,12 @@ class ResolvedConfig:
         """Names that OpenAI bodies may use; the first one is the default and stands in answers."""
         return list(self.vllm_arguments["served_model_name"])
 
+    @property
+    def logs_json(self) -> bool:
+        """Log lines are JSON, as vLLM's `--logging-config.formatter json` asks for."""
+        logging = self.vllm_arguments.get("logging_config")
+        return isinstance(logging, Mapping) and logging.get("formatter") == "json"
+
 
 def resolve(
     env: Mapping[str, str], argv: Sequence[str], host: Host, demo_dir: Path, output_formats: Collection[str] = ()

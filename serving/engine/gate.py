@@ -2,7 +2,8 @@
 """The proxy around vLLM's engine client that every route goes through, `/v1/*` included.
 
 vLLM's own routes and ours hold this object instead of the client. Whatever must hold for every request belongs here and
-nowhere else: what is in flight, how much of that is taken on, how long an output may take, which adapters it may use.
+nowhere else: what is in flight, how much of that is taken on, how long an output may take, which adapters it may use,
+what is noted of it for the log.
 """
 
 import asyncio
@@ -13,9 +14,11 @@ from http import HTTPStatus
 from typing import Any
 from weakref import WeakSet
 
+from serving import request_record
 from serving.config.limits import Limits
 from serving.engine.lora_gate import KnownLora, LoraGate
 from serving.errors import AdapterRefused, AdapterSlotsExhausted
+from serving.request_record import RequestRecord
 
 _SWEEP_S = 0.25
 """How often outputs are looked for that are late; no timer is made per output."""
@@ -35,6 +38,7 @@ class EngineGate:
 
     Attributes:
         limits: what is taken on, and how long is waited; None, for no limits, until the server is started.
+        is_traced: the engine tells a tracing back end of its work.
         num_outputs: that came from the engine.
     """
 
@@ -44,6 +48,7 @@ class EngineGate:
         self._refusal = refusal
         self.loras = loras
         self.limits: Limits | None = None
+        self.is_traced = False
         self._streams: WeakSet[Outputs] = WeakSet()
         self._sweeper: asyncio.TimerHandle | None = None
         self.num_outputs = 0
@@ -92,6 +97,11 @@ class EngineGate:
     def _admitted(
         self, method: Callable[..., AsyncGenerator[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> "Outputs":
+        record = request_record.current() if self.limits is not None else None
+        if record is not None:
+            record.submitted()
+            if self.is_traced:
+                kwargs["trace_headers"] = kwargs.get("trace_headers") or record.trace_headers()
         if self.limits is not None and len(self._streams) >= self.limits.num_in_flight:
             text = f"Worker queue capacity exceeded for model: {self._model_name}"
             raise self._refusal(text, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -102,7 +112,9 @@ class EngineGate:
             except AdapterRefused as error:
                 raise self._refusal(str(error), error.http_status) from None
             kwargs["lora_request"] = known.request
-        return Outputs(method(*args, **kwargs), self, known)
+            if record is not None:
+                record.adapter = known.request.lora_name
+        return Outputs(method(*args, **kwargs), self, known, record)
 
     def begin(self, stream: "Outputs") -> None:
         """`stream` is in flight from now on."""
@@ -143,8 +155,11 @@ class Outputs:
         was_dropped: nobody read it for so long that nothing waits for it any more.
     """
 
-    def __init__(self, outputs: AsyncGenerator[Any], gate: EngineGate, known: KnownLora | None):
+    def __init__(
+        self, outputs: AsyncGenerator[Any], gate: EngineGate, known: KnownLora | None, record: RequestRecord | None
+    ):
         self._outputs = outputs
+        self._record = record
         self._gate = gate
         self._limits = gate.limits or _NONE
         self._known = known
@@ -182,11 +197,24 @@ class Outputs:
             raise
         self._deadline = None
         self._gate.num_outputs += 1
+        if self._record is not None:
+            self._note(self._record, output, is_first)
         self._allowed_s = self._limits.gap_s
         if getattr(output, "finished", False):
             # The client may take its time to read the rest; whoever waits for the adapter or its slot need not.
             self._leave_lora()
         return output
+
+    def _note(self, record: RequestRecord, output: Any, is_first: bool) -> None:
+        """What the log tells of an output; vLLM's routes ask for what is new in it, or for one whole output."""
+        if is_first:
+            stats = getattr(output, "metrics", None)
+            queue_s = stats.scheduled_ts - stats.queued_ts if stats is not None else None
+            record.first_output(len(output.prompt_token_ids or ()), queue_s)
+        choices = output.outputs
+        if type(choices) is list:
+            for choice in choices:
+                record.num_tokens += len(choice.token_ids)
 
     async def aclose(self) -> None:
         """Ends the request in the engine."""

@@ -129,12 +129,21 @@ def fastapi_options(args: Namespace) -> dict[str, Any]:
     return options
 
 
+def log_options(args: Namespace) -> dict[str, Any]:
+    """What vLLM's front-end arguments say about uvicorn's access log, for ours, which takes its place."""
+    paths = (args.disable_access_log_for_endpoints or "").split(",")
+    return {
+        "logs_requests": not args.disable_uvicorn_access_log,
+        "unlogged_paths": [path.strip() for path in paths if path.strip()],
+    }
+
+
 def uvicorn_options(args: Namespace) -> dict[str, Any]:
     """vLLM's front-end arguments in uvicorn's words."""
     set_ulimit()
     options = {
         "log_level": args.uvicorn_log_level,
-        "access_log": not args.disable_uvicorn_access_log,
+        "access_log": False,  # `request_log.py` writes that
         "timeout_keep_alive": envs.VLLM_HTTP_TIMEOUT_KEEP_ALIVE,
         "ssl_keyfile": args.ssl_keyfile,
         "ssl_certfile": args.ssl_certfile,

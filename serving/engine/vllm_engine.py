@@ -8,7 +8,6 @@ import asyncio
 import itertools
 import logging
 import re
-import time
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
@@ -51,6 +50,7 @@ from serving.errors import (
     Problem,
     RequestTimeout,
 )
+from serving.ledger import Ledger
 from serving.schemas.generation import EmbeddingRequest, GenerationChunk, GenerationRequest, OpenAIRequest
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,8 @@ _NEEDS_TORCHVISION = (
 class VllmEngine:
     """vLLM's `AsyncLLM` with its serving objects, started once and closed once."""
 
-    def __init__(self, args: Namespace, model_name: str, limits: Limits):
+    def __init__(self, args: Namespace, model_name: str, limits: Limits, ledger: Ledger):
+        self._ledger = ledger
         self._args = args
         self._model_name = model_name
         self._limits = limits
@@ -114,11 +115,14 @@ class VllmEngine:
             self.tasks = tuple(await self._client.get_supported_tasks())
             loras = vllm_loras.lora_gate(self._client, self._args)
             self.gate = EngineGate(self._client, self._model_name, GracefulHTTPError, loras)
-            self.state = await vllm_app.build_state(self.gate, self._args, self.tasks)
+            self.gate.is_traced = await self._client.is_tracing_enabled()
+            with self._ledger.phase("routes"):
+                self.state = await vllm_app.build_state(self.gate, self._args, self.tasks)
             self.loras = VllmLoras(self.state.openai_serving_models, self._client, self.gate)
             if "generate" in self.tasks:
                 self._vocabulary = self._read_vocabulary()
-                await self._warm_up()
+                with self._ledger.phase("warm-up"):
+                    await self._warm_up()
             # From here on: the first request compiles a helper, which no client should have to be quick for.
             self.gate.limits = self._limits
         except Exception as error:
@@ -263,10 +267,11 @@ class VllmEngine:
             raise RequestTimeout(f"no output within {seconds:g} s; predict_timeout bounds the wait") from None
 
     def _launch(self) -> AsyncLLM:
-        engine_args = AsyncEngineArgs.from_cli_args(self._args)
-        propagate_flash_late_interaction(self._args, engine_args)
-        config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
-        with self._output:
+        with self._ledger.phase("engine configuration"):
+            engine_args = AsyncEngineArgs.from_cli_args(self._args)
+            propagate_flash_late_interaction(self._args, engine_args)
+            config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
+        with self._output, self._ledger.phase("engine"):
             return AsyncLLM.from_vllm_config(
                 vllm_config=config,
                 usage_context=UsageContext.OPENAI_API_SERVER,
@@ -293,7 +298,6 @@ class VllmEngine:
 
     async def _warm_up(self) -> None:
         """The first request with log-probabilities compiles a helper, which would cost a client seconds."""
-        began = time.monotonic()
         fields = {"max_tokens": 2, "min_tokens": 1, "temperature": 0.0, "logprobs": 1}
         try:
             async with aclosing(self.generate(GenerationRequest([0], fields, stream=True))) as chunks:
@@ -301,8 +305,6 @@ class VllmEngine:
                     pass
         except PayloadError as error:
             logger.info("no warm-up: %s", error)
-            return
-        logger.info("warmed up in %.1f s", time.monotonic() - began)
 
 
 def completion_request(request: GenerationRequest, limit: int) -> CompletionRequest:

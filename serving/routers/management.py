@@ -8,8 +8,10 @@ from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.responses import Response
 
+from serving import lmi_metrics
 from serving.errors import (
     BadParameter,
     ConfigError,
@@ -103,10 +105,17 @@ async def log_level(request: Request) -> Response:
     return pretty({"status": "OK"})
 
 
-@router.get("/server/metrics", summary="LMI's place for metrics, which are at /metrics here")
-async def metrics() -> Response:
-    """As LMI answers it unless it is told otherwise."""
-    raise BadParameter("Prometheus is not enabled on this route; GET /metrics has all metrics")
+@router.get("/server/metrics", summary="Metrics under LMI's names; all are at /metrics")
+async def metrics(request: Request) -> Response:
+    """Where SERVING_PROMETHEUS asks for it; `name[]` chooses some of them."""
+    about = context(request)
+    if not about.settings.prometheus:
+        raise BadParameter(
+            "Prometheus is not enabled, set SERVING_PROMETHEUS environment var to true to enable prometheus metrics; "
+            "GET /metrics is always there"
+        )
+    text = lmi_metrics.text(about.model_name, request.query_params.getlist("name[]"))
+    return Response(text, headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
 @router.post("/models/{model}/reload", summary="Run the user's code as it is on disk now")

@@ -31,17 +31,34 @@ async def answer(handler: Handler, request: Request) -> Response:
     Raises:
         ServingError: anything that went wrong before that byte.
     """
+    inference = await read(request)
+    if inference is None:
+        return client_left()
+    done, result = await _while_connected(first_byte(handler, inference), request.receive)
+    return result if done and result is not None else client_left()
+
+
+async def read(request: Request) -> InferenceRequest | None:
+    """The request with its whole body; None if the client left before its end."""
     try:
         body = await request.body()
     except ClientDisconnect:
-        return Response(status_code=_CLIENT_LEFT)
+        return None
     query = request.query_params.multi_items()
-    inference = InferenceRequest(body, dict(request.headers), request.state.request_id, query)
-    done, result = await _while_connected(_first_byte(handler, inference), request.receive)
-    return result if done and result is not None else Response(status_code=_CLIENT_LEFT)
+    return InferenceRequest(body, dict(request.headers), request.state.request_id, query)
 
 
-async def _first_byte(handler: Handler, request: InferenceRequest) -> Response:
+def client_left() -> Response:
+    """An answer for nobody."""
+    return Response(status_code=_CLIENT_LEFT)
+
+
+async def first_byte(handler: Handler, request: InferenceRequest) -> Response:
+    """Handles `request` until the first byte of the answer exists.
+
+    Raises:
+        ServingError: anything that went wrong before.
+    """
     try:
         result = await handler.handle(request)
         if isinstance(result.body, bytes):

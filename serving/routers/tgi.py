@@ -7,7 +7,7 @@ from importlib.metadata import version
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from serving import error_responses
+from serving import error_responses, request_record
 from serving.errors import ModelNotReady
 from serving.routers.context import context
 from serving.routers.openapi import json_body
@@ -23,6 +23,7 @@ _BODY = json_body(required=["inputs"], properties={"inputs": {"type": "string"},
 @router.post("/generate_stream", summary="Generate, streamed", openapi_extra=_BODY)
 async def generate(request: Request) -> Response:
     """Answers a body of TGI's clients; the route decides about streaming where it has a word to say."""
+    request_record.note(handler="tgi")
     return await answer(context(request).tgi[error_responses.route_path(request.scope)], request)
 
 

@@ -18,7 +18,6 @@ async def fields(headers: Mapping[str, str], body: bytes) -> list[tuple[str, byt
     Raises:
         PayloadError: the body cannot be read as its type says.
     """
-
     from starlette.datastructures import Headers, UploadFile
     from starlette.formparsers import FormParser, MultiPartException, MultiPartParser
 

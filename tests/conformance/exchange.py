@@ -4,6 +4,7 @@
 import asyncio
 import io
 import re
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 from serving import demo
 from tests.conformance.cases import Case
 from tests.conformance.matching import array, assert_chunks, assert_response
+
+_RESULT_S = 20
 
 
 async def check(case: Case, client: httpx.AsyncClient, values: Mapping[str, str]) -> None:
@@ -66,12 +69,33 @@ async def check_steps(
     """
     try:
         for step in steps:
-            response = await exchange(step["given"], step["expect"], client, values)
+            if "poll" in step:
+                response = await polled(filled(step["poll"], values), client)
+                assert_response(response, filled(step["expect"], values))
+            else:
+                response = await exchange(step["given"], step["expect"], client, values)
             for name, header in step.get("save", {}).items():
                 values[name] = response.headers[header].partition(";")[0]
     finally:
         for step in cleanup:
             await exchange(step["given"], step["expect"], client, values)
+
+
+async def polled(poll: dict[str, Any], client: httpx.AsyncClient) -> httpx.Response:
+    """Asks for an asynchronous result from `token` on until there are so many `pages`, or all; their bodies as one."""
+    token, pages = poll["token"], []
+    async with asyncio.timeout(_RESULT_S):
+        while token is not None and len(pages) < poll.get("pages", sys.maxsize):
+            headers = {"x-starting-token": token, **poll.get("headers", {})}
+            answer = await client.request(poll.get("method", "POST"), poll.get("path", "/invocations"), headers=headers)
+            if answer.status_code == 202:
+                assert (answer.content, answer.headers["x-next-token"]) == (b"", token)
+                await asyncio.sleep(_RESULT_S / 200)
+            else:
+                pages.append(answer)
+            token = answer.headers.get("x-next-token")
+    body = b"".join(page.content for page in pages)
+    return httpx.Response(pages[-1].status_code, headers=pages[-1].headers, content=body)
 
 
 async def check_together(case: Case, client: httpx.AsyncClient) -> None:

@@ -11,6 +11,7 @@ from tests.conformance.cases import Case, cases
 from tests.conformance.exchange import check
 from tests.conftest import app_on, client_of
 from tests.fakes import FakeEngine
+from tests.unit.asgi import Detached
 
 pytestmark = pytest.mark.pure
 VALUES = {"model": "test", "oversized": "x" * 70_000}
@@ -24,6 +25,9 @@ async def test_case(case: Case, engine: FakeEngine, record_property) -> None:
         engine.failure, engine.fail_after = EngineError("broken"), case.given["fail_after"]
     mode = Mode(case.given.get("mode", "async"), "the case says so")
     options = LmiOptions.model_validate({"enable_lora": True, **case.given.get("options", {})})
-    async with client_of(app_on(engine, resolve(engine, mode, options))) as client:
+    engine.step_s = case.given.get("step_s", 0)
+    app = Detached(app_on(engine, resolve(engine, mode, options)))
+    async with client_of(app) as client:
         await check(case, client, VALUES)
+    await app.finished()
     assert engine.num_in_flight == 0

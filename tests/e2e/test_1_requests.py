@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -204,6 +205,23 @@ def test_two_choices_streamed(url: str) -> None:
         assert "".join(line["token"]["text"] for line in mine) == ANSWER
         assert mine[-1]["generated_text"] == ANSWER
     assert text.endswith("}\n\n\n")
+
+
+def test_answer_that_is_fetched_later(url: str) -> None:
+    """As through SageMaker, which lets its own header pass and no other: page by page, after the client was away."""
+    name = "X-Amzn-SageMaker-Custom-Attributes"
+    body = {"inputs": QUESTION, "stream": True, "parameters": {"max_new_tokens": 40}}
+    submission = httpx.post(f"{url}/invocations", json=body, headers={name: "x-synchronous=false"}, timeout=60)
+    assert (submission.status_code, submission.content) == (200, b"")
+    answer, said, deadline = submission, "", time.monotonic() + 30
+    while next_token := answer.headers.get(name):
+        asked = next_token.replace("x-next-token=", "x-starting-token=") + ";x-max-items=3"
+        answer = httpx.post(f"{url}/invocations", headers={name: asked}, timeout=60)
+        assert (answer.status_code, answer.headers.get("content-type")) in [(202, None), (200, "application/jsonlines")]
+        said += answer.text
+        assert time.monotonic() < deadline
+    lines = [json.loads(line) for line in said.split("\n") if line]
+    assert "".join(line["token"]["text"] for line in lines) == lines[-1]["generated_text"] == ANSWER
 
 
 def test_metrics(url: str) -> None:

@@ -54,7 +54,7 @@ def test_client_leaves(url: str, path: str, body: dict) -> None:
 
 
 def test_sigterm_finishes_streams_in_flight(server: LmiProcess) -> None:
-    """Ten streams run to their end, new connections are refused, the exit code is 0, nothing is left behind."""
+    """Ten streams and one that is fetched later run to their end, connections are refused, nothing is left behind."""
     num_tokens = 600
     fields = {"max_new_tokens": num_tokens, "ignore_eos": True, "details": True}
     body = {"inputs": "Tell", "stream": True, "parameters": fields}
@@ -70,11 +70,14 @@ def test_sigterm_finishes_streams_in_flight(server: LmiProcess) -> None:
     with httpx.Client(timeout=170) as client, ThreadPoolExecutor(10) as pool:
         streams = [pool.submit(stream, lines) for lines in answers]
         all_started.wait(20)
+        later = client.post(f"{server.url}/invocations", json=body, headers={"x-synchronous": "false"})
         server.signal(signal.SIGTERM)
         in_flight = sum(not future.done() for future in streams)
         for future in streams:
             future.result(timeout=170)
     assert in_flight == 10
+    assert "x-next-token" in later.headers
+    assert [line for line in server.output if "timeout graceful shutdown exceeded" in line] == []
     assert all(len(lines) == num_tokens for lines in answers)
     assert all(json.loads(lines[-1])["details"]["generated_tokens"] == num_tokens for lines in answers)
     assert server.wait() == 0

@@ -1,14 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One request on an ASGI app, message by message: what an HTTP client library hides. Used by unit tests alone."""
+"""Requests on an ASGI app, message by message: what an HTTP client library hides. Used on the scripted engine alone."""
 
 import asyncio
 import json
 from collections.abc import Sequence
 from typing import Any
 
-from starlette.types import ASGIApp, Message, Scope
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TIMEOUT_S = 5
+
+
+class Detached:
+    """An app that is left alone once its answer is complete, as a server leaves it; what it does then goes on."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        complete = asyncio.Event()
+
+        async def watched(message: Message) -> None:
+            await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                complete.set()
+
+        call = asyncio.ensure_future(self._app(scope, receive, watched))
+        self._calls.add(call)
+        call.add_done_callback(lambda _: complete.set())
+        await complete.wait()
+        if call.done():
+            self._calls.remove(call)
+            call.result()
+
+    async def finished(self) -> None:
+        """Waits until the app is done with everything."""
+        async with asyncio.timeout(TIMEOUT_S):
+            await asyncio.gather(*self._calls)
 
 
 class Exchange:

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from serving.errors import ConfigError, Problem
+from tests.conformance.exchange import polled
 from tests.custom import DIRECT, WRAPPED, CustomServer, serving
 
 pytestmark = pytest.mark.pure
@@ -80,6 +81,57 @@ async def test_engine_that_starts_late(tmp_path: Path) -> None:
         assert answer.json()["choices"] == [{"text": "D:x"}]
         assert server.num_starts == 1
         assert (await server.client.get("/info")).status_code == 200
+
+
+async def submit(server: CustomServer, **payload: object) -> str:
+    """The token of an answer that is fetched later."""
+    answer = await server.client.post("/invocations", json={**HI, **payload}, headers={"x-synchronous": "false"})
+    assert (answer.status_code, answer.text) == (200, "")
+    token: str = answer.headers["x-next-token"]
+    return token
+
+
+async def test_results_outlive_the_switch_to_a_late_engine(tmp_path: Path) -> None:
+    """One submitted before and fetched after, one that itself starts the engine."""
+    async with serving(tmp_path, echo("Output()"), DIRECT) as server:
+        early, late = await submit(server, sleep=0.5), await submit(server, **{"raise": True})
+        answer = await polled({"token": late}, server.client)
+        assert (answer.json(), answer.headers["x-custom-handler-fallback"]) == (
+            {"generated_text": "D:hi"},
+            "runtime_error",
+        )
+        assert server.num_starts == 1
+        assert (await polled({"token": early}, server.client)).json() == {"version": 1}
+
+
+STREAM = (
+    HEAD
+    + """
+def handle(inputs):
+    if inputs.is_empty(): return Output()
+    def pieces():
+        for number in range(3):
+            yield number
+        if inputs.get_as_json().get("raise"): raise RuntimeError("boom")
+    output = Output(code=201).add_property("x-of", "user").add_stream_content(pieces())
+    output.finalize(lambda: open("finalized", "a").write("once"))
+    return output
+"""
+)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_stream_of_a_handler_that_is_fetched_later(tmp_path: Path, fails: bool) -> None:
+    async with serving(tmp_path, {"model.py": STREAM}, DIRECT) as server:
+        token = await submit(server, **{"raise": fails})
+        first = await polled({"token": token, "pages": 1, "headers": {"x-max-items": "1"}}, server.client)
+        assert (first.status_code, first.headers["x-of"], first.text) == (201, "user", '{"outputs": 0}\n')
+        rest = await polled({"token": first.headers["x-next-token"]}, server.client)
+        assert (rest.status_code, rest.headers["x-of"]) == (201, "user")
+        assert rest.text.startswith('{"outputs": 1}\n{"outputs": 2}\n')
+        assert ("boom" in rest.text) is fails
+        assert (tmp_path / "finalized").read_text() == "once"
+        assert server.assembly.num_in_flight == 0
 
 
 async def test_requests_wait_for_a_late_engine_together(tmp_path: Path) -> None:

@@ -30,7 +30,9 @@ class Run:
 
     def __init__(self, engine: FakeEngine, delay_s: float = 0, timeout_s: float = 5, death_code: int = 1):
         health = Health(engine)
-        app = create_app(replace(context_of(engine), health=health), ServerSettings())
+        context = replace(context_of(engine), health=health)
+        app = create_app(context, ServerSettings())
+        self.results = context.results
         self._server = Server(app, engine, health, delay_s, timeout_s, {"log_level": "critical"}, death_code)
         self._ready = asyncio.Event()
 
@@ -100,6 +102,37 @@ async def test_timeout_ends_what_is_in_flight(engine: FakeEngine) -> None:
         assert await asyncio.wait_for(run.code, 5) == 0
         assert engine.num_in_flight == 0
         stream.cancel()
+
+
+async def submit(run: Run, engine: FakeEngine) -> None:
+    """A request whose answer is fetched later, and a client that is gone."""
+    answer = await run.client.post("/invocations", json=LONG, headers={"x-synchronous": "false"})
+    assert answer.status_code == 200
+    async with asyncio.timeout(5):
+        while engine.num_in_flight == 0:
+            await asyncio.sleep(0.01)
+
+
+async def test_sigterm_waits_for_what_is_fetched_later(engine: FakeEngine) -> None:
+    """As for any other request: it comes to its end."""
+    engine.step_s = 0.02
+    async with Run(engine) as run:
+        await submit(run, engine)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0.3)
+        assert not run.code.done()
+        assert engine.num_in_flight == 1
+        assert await asyncio.wait_for(run.code, 5) == 0
+        assert (engine.num_in_flight, len(run.results)) == (0, 1)
+
+
+async def test_timeout_ends_what_is_fetched_later(engine: FakeEngine) -> None:
+    engine.step_s = 60
+    async with Run(engine, timeout_s=1) as run:
+        await submit(run, engine)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert await asyncio.wait_for(run.code, 5) == 0
+        assert (engine.num_in_flight, len(run.results)) == (0, 0)
 
 
 @pytest.mark.parametrize("code", [1, 137])

@@ -176,6 +176,7 @@ def test_settings_of_the_server() -> None:
         "load_on_devices": "*",
         "request_id_header_key": "x-request-id",
         "fail_fast": False,
+        "prometheus": False,
         "stall_timeout": 60,
         "throttle_error_http_code": 503,
         "wlm_error_http_code": 503,
@@ -189,10 +190,14 @@ def test_settings_of_the_server() -> None:
         "batch_size": 1,
         "max_batch_delay": 100,
         "chunked_read_timeout": 120,
+        "memory_cache_capacity": 1000,
+        "memory_cache_ttl": 3600,
+        "memory_cache_max_bytes": 256 * 1024 * 1024,
         "shutdown_delay": 0,
     }
     server = resolved(SERVING_MAX_REQUEST_SIZE="1024", OPTION_SHUTDOWN_DELAY="5").server
     assert (server.max_request_size, server.shutdown_delay) == (1024, 5)
+    assert resolved(SERVING_MEMORY_CACHE_CAPACITY="7").server.memory_cache_capacity == 7
 
 
 def test_strict_refuses_every_unknown_option() -> None:

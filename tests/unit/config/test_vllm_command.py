@@ -125,6 +125,11 @@ def test_differences(tmp_path: Path) -> None:
     assert not any("job_queue_size" in text for text in found)
 
 
+def test_difference_of_shared_results() -> None:
+    (found,) = [text for text in differences(config_of("org/m", SERVING_DDB_CACHE="true")) if "DynamoDB" in text]
+    assert found.endswith("here each server keeps its own, in memory")
+
+
 def test_hardly_any_difference(tmp_path: Path) -> None:
     lines = "engine=Python\noption.model_id=org/m\noption.rolling_batch=vllm\noption.served_model_name=lmi"
     config = config_of("-s", "/s", files={"/s/serving.properties": lines}, root=tmp_path)

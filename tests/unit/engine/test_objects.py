@@ -20,6 +20,7 @@ from serving.config.limits import Limits
 from serving.engine import vllm_engine
 from serving.engine.vllm_engine import VllmEngine
 from serving.errors import EngineError, EngineOverloaded, PayloadError
+from serving.ledger import Ledger
 from serving.schemas import lmi, rolling_batch
 from serving.schemas.generation import LmiRequest, OpenAIRequest
 from serving.schemas.output import Defaults
@@ -90,7 +91,7 @@ async def test_answer_of_a_route(kind: str) -> None:
         assert body.prompt == "hi"
         return answers[kind]
 
-    engine = VllmEngine(Namespace(), "m", Limits(1, 1, 1, 1))
+    engine = VllmEngine(Namespace(), "m", Limits(1, 1, 1, 1), Ledger())
     engine.state = State({"openai_serving_completion": SimpleNamespace(create_completion=create_completion)})
     asked = engine.openai_objects(OpenAIRequest("completion", {"prompt": "hi"}), {})
     if kind == "refusal":
