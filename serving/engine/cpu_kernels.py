@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mends functions of vLLM 0.32's CPU build: two of speculative decoding (docs/decisions/0006), three of LoRA (0010).
+"""Mends functions of vLLM 0.32's CPU build: two of speculative decoding (docs/decisions/0006), four of LoRA (0010).
 
-Without the first a sampled request with guessed tokens reads memory that nobody wrote, and the engine dies of it.
-Without the others a row of the base model gets the weights of an adapter. vLLM calls `register` in each of its
-processes, as a plug-in of the group `vllm.general_plugins` (`pyproject.toml`).
+Without the first a sampled request with guessed tokens reads memory that nobody wrote, and the engine dies of it; it
+also dies of a prompt's log-probabilities beside another request. Without the others a row of the base model gets the
+weights of an adapter. vLLM calls `register` in each of its processes, as a plug-in of the group
+`vllm.general_plugins` (`pyproject.toml`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 _LORA_KERNELS = ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice")
@@ -23,17 +25,19 @@ def register() -> None:
     from vllm.lora.punica_wrapper import punica_cpu
     from vllm.utils import cpu_triton_utils
     from vllm.v1.sample.ops import topk_topp_sampler
+    from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     cpu_triton_utils._expand_kernel_impl = expand
     _mend(topk_topp_sampler, "apply_top_k_only", top_k_only)
+    _mend(GPUModelRunner, "_get_prompt_logprobs_dict", prompt_logprobs)
     for name in _LORA_KERNELS:
         _mend(lora_ops, name, with_adapter_only)
         _mend(punica_cpu, name, with_adapter_only)
 
 
-def _mend(module: Any, name: str, mended: Callable[..., Any]) -> None:
-    """Has `mended` called in place of a function, with that function before its arguments."""
-    upstream = getattr(module, name)
+def _mend(owner: Any, name: str, mended: Callable[..., Any]) -> None:
+    """Has `mended` called in place of a module's or class's function, with that function before its arguments."""
+    upstream = getattr(owner, name)
     if hasattr(upstream, _MARK):
         return
 
@@ -41,7 +45,7 @@ def _mend(module: Any, name: str, mended: Callable[..., Any]) -> None:
         return mended(upstream, *args, **kwargs)
 
     setattr(function, _MARK, True)
-    setattr(module, name, function)
+    setattr(owner, name, function)
 
 
 def expand(
@@ -78,12 +82,59 @@ def with_adapter_only(
         inputs: (rows, features).
         weights: (slots, outputs, features), or with a dimension of 1 behind the first.
         output: (rows, outputs) or more; written, or added to; rows without an adapter stay as they are.
-        indices: (rows,), each row's slot.
+        indices: (rows,), each row's slot; or (1,), the slot of all.
         *args: whatever else it takes.
         **kwargs: the same, by name.
     """
+    indices = indices.expand(len(inputs))
     bare = indices < 0
     kept = output[: len(indices)][bare]
     upstream(inputs, weights, output, indices.clamp(min=0), *args, **kwargs)
     # Zeros as inputs would not do: the weights of slot 0 may be infinite.
     output[: len(indices)][bare] = kept
+
+
+def prompt_logprobs(
+    upstream: Callable[..., dict[str, Any]], runner: Any, hidden_states: Any, num_scheduled_tokens: dict[str, int]
+) -> dict[str, Any]:
+    """`upstream` for one request at a time, its adapter in place of those of the whole batch.
+
+    The rows it computes are tokens of one prompt; the adapters of the batch, one for each request, are not theirs.
+
+    Args:
+        upstream: the method of vLLM's model runner; takes finished requests out of `runner.num_prompt_logprobs`.
+        runner: vLLM's model runner.
+        hidden_states: (tokens, features), of the whole batch.
+        num_scheduled_tokens: of each request of the batch.
+    """
+    if runner.lora_config is None:
+        return upstream(runner, hidden_states, num_scheduled_tokens)
+    wrappers = list(runner.lora_manager._adapter_manager.punica_wrapper_mapping.values())
+    wanted = runner.num_prompt_logprobs
+    found: dict[str, Any] = {}
+    try:
+        for req_id in [req_id for req_id in wanted if req_id in num_scheduled_tokens]:
+            runner.num_prompt_logprobs = {req_id: wanted[req_id]}
+            first_token = runner.query_start_loc.np[runner.input_batch.req_id_to_index[req_id]].item()
+            with _adapter_of_token(wrappers, first_token):
+                found |= upstream(runner, hidden_states, num_scheduled_tokens)
+            if not runner.num_prompt_logprobs:
+                del wanted[req_id]
+    finally:
+        runner.num_prompt_logprobs = wanted
+    return found
+
+
+@contextmanager
+def _adapter_of_token(wrappers: Sequence[Any], token: int) -> Iterator[None]:
+    """Until the block ends, logits are computed with the adapter of this token of the batch."""
+    before = [(wrapper._sampler_indices[:1].clone(), wrapper.indices_len[1]) for wrapper in wrappers]
+    try:
+        for wrapper in wrappers:
+            wrapper._sampler_indices[:1] = wrapper._token_lora_indices[token]
+            wrapper.indices_len[1] = 1
+        yield
+    finally:
+        for wrapper, (index, length) in zip(wrappers, before, strict=True):
+            wrapper._sampler_indices[:1] = index
+            wrapper.indices_len[1] = length

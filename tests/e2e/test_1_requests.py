@@ -65,6 +65,22 @@ def test_adapter_that_is_loaded_by_its_first_request(url: str) -> None:
     assert text == demo.answers("pirate")[QUESTION]
 
 
+async def test_prompt_logprobs_in_one_batch(url: str) -> None:
+    """Each prompt's are those of its own model, whatever runs beside it."""
+    body = {"prompt": "What is LoRA? Tell", "prompt_logprobs": 0, "max_tokens": 30, "ignore_eos": True}
+
+    async def of(client: httpx.AsyncClient, model: str) -> list[float]:
+        (choice,) = (await client.post("/v1/completions", json={**body, "model": model})).json()["choices"]
+        return [next(iter(token.values()))["logprob"] for token in choice["prompt_logprobs"][1:]]
+
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
+        names = ["lmi", "pirate"]
+        alone = [await of(client, name) for name in names]
+        together = await asyncio.gather(*(of(client, name) for name in names * 6))
+    assert alone[0] != pytest.approx(alone[1], abs=0.1)
+    assert all(given == pytest.approx(alone[number % 2], abs=0.1) for number, given in enumerate(together))
+
+
 @pytest.mark.parametrize("case", cases("schemas", "together", "async"), ids=str)
 async def test_contract_of_several_requests(case: Case, url: str, record_property) -> None:
     record_property("case", (case.contract, case.id, bool(case.deviation)))

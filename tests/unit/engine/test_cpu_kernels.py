@@ -2,8 +2,9 @@
 """The functions of vLLM that are mended on CPU are there, are wrong without us, and right with us."""
 
 from importlib.metadata import entry_points
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from vllm.lora.ops.torch_ops import lora_ops
@@ -11,6 +12,7 @@ from vllm.lora.punica_wrapper import punica_cpu
 from vllm.platforms import current_platform
 from vllm.utils import cpu_triton_utils
 from vllm.v1.sample.ops import topk_topp_sampler
+from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
 from serving.engine import cpu_kernels
 
@@ -25,6 +27,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registered twice, as vLLM may do, and undone after the test."""
     monkeypatch.setattr(cpu_triton_utils, "_expand_kernel_impl", cpu_triton_utils._expand_kernel_impl)
     monkeypatch.setattr(topk_topp_sampler, "apply_top_k_only", topk_topp_sampler.apply_top_k_only)
+    monkeypatch.setattr(GPUModelRunner, "_get_prompt_logprobs_dict", GPUModelRunner._get_prompt_logprobs_dict)
     for name in cpu_kernels._LORA_KERNELS:
         monkeypatch.setattr(lora_ops, name, getattr(lora_ops, name))
         monkeypatch.setattr(punica_cpu, name, getattr(punica_cpu, name))
@@ -67,6 +70,45 @@ def test_row_without_adapter(module: ModuleType, name: str) -> None:
     rest = (0, 2) if name == "bgmv_expand_slice" else ()
     getattr(module, name)(torch.ones(3, 4), weights, output, torch.tensor([1, -1, 2]), *rest)
     assert output.tolist() == [[8, 8], [0, 0], [4, 4]]
+
+
+@pytest.mark.parametrize("name", cpu_kernels._LORA_KERNELS)
+def test_one_adapter_for_all_rows(name: str) -> None:
+    rest = (0, 2) if name == "bgmv_expand_slice" else ()
+    for slot, expected in ((1, 8.0), (-1, 0.0)):
+        output = torch.zeros(3, 2)
+        weights = torch.stack([torch.full((2, 4), float("inf")), torch.full((2, 4), 2.0)])
+        getattr(punica_cpu, name)(torch.ones(3, 4), weights, output, torch.tensor([slot]), *rest)
+        assert output.tolist() == [[expected] * 2] * 3
+
+
+def test_prompt_logprobs_use_their_own_adapter() -> None:
+    """One request has more tokens to come, one is not in this step; the batch's own adapters are back afterwards."""
+    wrapper = SimpleNamespace(
+        _sampler_indices=torch.tensor([0, -1]),
+        _token_lora_indices=torch.tensor([0, 0, 0, -1, -1]),
+        indices_len=[5, 2, 2, 5],
+    )
+    runner = SimpleNamespace(
+        lora_config=object(),
+        lora_manager=SimpleNamespace(_adapter_manager=SimpleNamespace(punica_wrapper_mapping={"": wrapper})),
+        num_prompt_logprobs={"a": 1, "b": 2, "later": 1},
+        query_start_loc=SimpleNamespace(np=np.array([0, 3, 5])),
+        input_batch=SimpleNamespace(req_id_to_index={"a": 0, "b": 1}),
+    )
+    seen = []
+
+    def upstream(runner: SimpleNamespace, states: object, num_scheduled_tokens: dict[str, int]) -> dict[str, int]:
+        (req_id,) = runner.num_prompt_logprobs
+        seen.append((req_id, wrapper._sampler_indices[: wrapper.indices_len[1]].tolist()))
+        if req_id == "b":  # "a" has more tokens to come
+            del runner.num_prompt_logprobs["b"]
+        return {req_id: 7}
+
+    assert cpu_kernels.prompt_logprobs(upstream, runner, None, {"a": 3, "b": 2}) == {"a": 7, "b": 7}
+    assert seen == [("a", [0]), ("b", [-1])]
+    assert runner.num_prompt_logprobs == {"a": 1, "later": 1}
+    assert (wrapper._sampler_indices.tolist(), wrapper.indices_len[1]) == ([0, -1], 2)
 
 
 def test_rows_of_a_prefill() -> None:
