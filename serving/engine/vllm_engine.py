@@ -409,7 +409,7 @@ def _request_errors() -> Iterator[None]:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors())
         raise PayloadError(f"Input parsing failed: {_one_line(faults)}") from None
-    except (ValueError, TypeError, OverflowError, NotImplementedError) as error:
+    except (ValueError, TypeError, AttributeError, LookupError, OverflowError, NotImplementedError) as error:
         raise PayloadError(f"Input parsing failed: {_one_line(error)}") from None
 
 

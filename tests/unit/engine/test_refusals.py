@@ -7,13 +7,14 @@ from types import SimpleNamespace
 import pytest
 from fastapi import FastAPI
 from starlette.datastructures import State
+from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.exceptions import GracefulHTTPError
 
 from serving.app import create_app
 from serving.config.options import ServerSettings
 from serving.engine import vllm_app, vllm_engine
 from serving.engine.engine_args import namespace
-from serving.errors import EngineError, EngineOverloaded, RequestTimeout
+from serving.errors import EngineError, EngineOverloaded, PayloadError, RequestTimeout
 from tests.conftest import client_of, context_of
 from tests.fakes import FakeEngine
 
@@ -60,3 +61,10 @@ async def test_refusal(status: HTTPStatus, ours: type[EngineError], code: str, p
     tells_when = "1" if status is HTTPStatus.SERVICE_UNAVAILABLE else None
     assert [answer.headers.get("retry-after") for answer in (lmi, streamed, openai)] == [tells_when] * 3
     assert ours.http_status == status
+
+
+def test_bodies_that_trip_vllm_are_the_clients_fault() -> None:
+    """vLLM's own checks look into an object before they know that it is one."""
+    text = "Input parsing failed: 'int' object has no attribute 'get'"
+    with pytest.raises(PayloadError, match=text), vllm_engine._request_errors():
+        CompletionRequest.model_validate({"prompt": "a", "structured_outputs": 5})
