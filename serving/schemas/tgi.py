@@ -49,7 +49,10 @@ def parse(payload: dict[str, Any], stream: bool, output_format: str) -> LmiReque
         fields["logprobs"] = top_n_tokens
     if details and prefill:
         fields["prompt_logprobs"] = 1
-    request = GenerationRequest(encodable(inputs), fields, stream, top_n_tokens, model=given.get("adapter_id"))
+    adapter = given.get("adapter_id")
+    if adapter is not None and not isinstance(adapter, str):
+        raise PayloadError(f"`adapter_id` must be a string, got {type(adapter).__name__}")
+    request = GenerationRequest(encodable(inputs), fields, stream, top_n_tokens, model=adapter)
     return LmiRequest(
         generations=[request],
         return_full_text=full_text and not stream,

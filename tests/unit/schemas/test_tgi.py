@@ -67,6 +67,7 @@ def test_stream_shows_tokens_and_not_the_prompt() -> None:
         ({"best_of": "3"}, False, "best_of must be a whole number"),
         ({"best_of": -1}, False, "best_of must be a whole number"),
         ({"details": "perhaps"}, False, "details must be true or false"),
+        ({"adapter_id": [None]}, False, "`adapter_id` must be a string, got list"),
     ],
 )
 def test_refusal(parameters: dict[str, Any], stream: bool, text: str) -> None:
