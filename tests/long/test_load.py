@@ -5,20 +5,36 @@ Two servers: one that takes 20 requests, and one with the default limits. What i
 """
 
 import asyncio
+import http.client
+import json
 import os
 import resource
 import signal
+import socket
 import statistics
+import threading
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 
 import httpx
+import psutil
 import pytest
 
 from tests.e2e.process import LmiProcess, wait_for_metric
-from tests.long.load import KINDS, QUESTIONS, RUNNING, STREAMS, Kind, check_settled, verdict, wait_until_in_flight
+from tests.long.load import (
+    KINDS,
+    QUESTIONS,
+    RUNNING,
+    STREAMS,
+    Kind,
+    check_settled,
+    objects,
+    verdict,
+    wait_until_in_flight,
+)
 
 pytestmark = pytest.mark.long
 NUM_RUNNING, NUM_QUEUED = 10, 10
@@ -202,3 +218,142 @@ async def test_thousand_streams(server: LmiProcess) -> None:
     assert verdicts == {"right": NUM_STREAMS}
     print(f"{NUM_STREAMS} streams at once in {time.monotonic() - began:.1f} s")
     await asyncio.to_thread(check_settled, server.url)
+
+
+def connection(server: LmiProcess, receive_bytes: int | None = None) -> http.client.HTTPConnection:
+    """To the server, with a buffer of this size for what it sends."""
+    host, port = server.url.removeprefix("http://").split(":")
+    made = http.client.HTTPConnection(host, int(port), timeout=60)
+    made.sock = socket.socket()
+    if receive_bytes is not None:
+        made.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+    made.sock.settimeout(60)
+    made.sock.connect((host, int(port)))
+    return made
+
+
+def test_slow_readers(server: LmiProcess) -> None:
+    """Who reads seconds later, through the smallest buffer, misses nothing; nobody else waits for him."""
+    num_tokens, num_readers = 1000, 8
+    fields = {"ignore_eos": True, "logprobs": 5}
+    long_kinds = [Kind("/invocations", "inputs", stream=True), Kind("/v1/completions", "prompt", stream=True)]
+
+    def read_late(number: int) -> tuple[int, int]:
+        kind = long_kinds[number % 2]
+        with closing(connection(server, receive_bytes=1)) as made:
+            body = json.dumps(kind.body("Tell", num_tokens, **fields))
+            made.request("POST", kind.path, body, {"content-type": "application/json"})
+            is_waiting.wait(60)
+            time.sleep(3)
+            # Wide enough to come to an end.
+            made.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+            text = made.getresponse().read()
+        return num_tokens_of(text.decode()), len(text)
+
+    is_waiting = threading.Event()
+    with ThreadPoolExecutor(num_readers) as pool:
+        readers = [pool.submit(read_late, number) for number in range(num_readers)]
+        wait_until_in_flight(server.url, num_readers)
+        is_waiting.set()
+        answer = httpx.post(f"{server.url}/invocations", json=KINDS[0].body(QUESTIONS[0]), timeout=60)
+        assert verdict(QUESTIONS[0], answer.status_code, answer.text) == "right"
+        assert not any(reader.done() for reader in readers)
+        ends = [reader.result(120) for reader in readers]
+    print(f"each read late: {sorted(num_bytes for _, num_bytes in ends)} bytes")
+    assert {num for num, _ in ends} == {num_tokens}
+    check_settled(server.url)
+
+
+def num_tokens_of(text: str) -> int:
+    """Of a stream of LMI's, or of one of OpenAI's with log-probabilities."""
+    values = objects(text)
+    return sum(1 if "token" in value else len(value["choices"][0]["logprobs"]["tokens"]) for value in values)
+
+
+def test_slow_writers(server: LmiProcess) -> None:
+    """A body that comes byte by byte is answered like any other."""
+
+    def write_slowly(number: int) -> str:
+        kind, question = KINDS[number % len(KINDS)], QUESTIONS[number % len(QUESTIONS)]
+        body = json.dumps(kind.body(question)).encode()
+        with closing(connection(server)) as made:
+            made.putrequest("POST", kind.path)
+            made.putheader("content-type", "application/json")
+            made.putheader("content-length", str(len(body)))
+            made.endheaders()
+            for byte in body:
+                made.send(bytes([byte]))
+                time.sleep(0.01)
+            answer = made.getresponse()
+            return verdict(question, answer.status, answer.read().decode())
+
+    with ThreadPoolExecutor(20) as pool:
+        assert Counter(pool.map(write_slowly, range(20))) == {"right": 20}
+    check_settled(server.url)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_half_closed(server: LmiProcess, kind: Kind) -> None:
+    """To uvicorn a client that says that it has no more to say is gone: the request ends in the engine, unanswered."""
+    with closing(connection(server)) as made:
+        made.request("POST", kind.path, json.dumps(kind.long_body()), {"content-type": "application/json"})
+        wait_until_in_flight(server.url, 1, 5)
+        assert made.sock is not None
+        made.sock.shutdown(socket.SHUT_WR)
+        with pytest.raises(http.client.HTTPException):
+            made.getresponse().read()
+    check_settled(server.url)
+
+
+NUM_CONNECTS, NUM_AT_ONCE = 10_000, 500
+HEAD = b"POST /invocations HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+BEGINNINGS = [
+    b"",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)),
+    b"\0" * 5000,
+    b"POST /invoc",
+    HEAD,
+    HEAD + b'content-length: 100\r\n\r\n{"inputs": ',
+    HEAD + b'transfer-encoding: chunked\r\n\r\n9\r\n{"inputs"',
+    HEAD + b"transfer-encoding: chunked\r\n\r\nnonsense",
+    HEAD + b"x: " + b"x" * 100_000,
+    b"GET /ping HTTP/9.9\r\n\r\n",
+    b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: -5\r\n\r\n{}",
+]
+"""Nothing, TLS, garbage, and requests that do not come to their end."""
+
+
+async def begun(host: str, port: int, number: int) -> asyncio.StreamWriter:
+    """A connection on which something begins."""
+    _, writer = await asyncio.open_connection(host, port)
+    with suppress(ConnectionError):
+        writer.write(BEGINNINGS[number % len(BEGINNINGS)])
+        await writer.drain()
+    return writer
+
+
+async def test_ten_thousand_connects(server: LmiProcess) -> None:
+    """Who asks as he should is answered while they are open; afterwards no file is open that was not before."""
+    process = psutil.Process(server.process.pid)
+    host, port = server.url.removeprefix("http://").split(":")
+    verdicts: Counter[str] = Counter()
+    num_fds, most_fds = process.num_fds(), 0
+    async with many_clients(server.url) as client:
+        for begin in range(0, NUM_CONNECTS, NUM_AT_ONCE):
+            numbers = range(begin, begin + NUM_AT_ONCE)
+            writers = await asyncio.gather(*(begun(host, int(port), number) for number in numbers))
+            for kind, question in zip(KINDS, QUESTIONS, strict=False):
+                answer = await client.post(kind.path, json=kind.body(question))
+                verdicts[verdict(question, answer.status_code, answer.text)] += 1
+            most_fds = max(most_fds, process.num_fds())
+            for number, writer in enumerate(writers):
+                # With a reset, or with a goodbye.
+                writer.transport.abort() if number % 2 else writer.close()
+    print(f"{NUM_CONNECTS} connects, {dict(verdicts)}, files {num_fds}, at most {most_fds}")
+    assert verdicts == {"right": min(len(KINDS), len(QUESTIONS)) * (NUM_CONNECTS // NUM_AT_ONCE)}
+    assert most_fds > num_fds + NUM_AT_ONCE / 4
+    await asyncio.to_thread(check_settled, server.url)
+    deadline = time.monotonic() + 10
+    while (left := process.num_fds()) > num_fds:
+        assert time.monotonic() < deadline, f"{left} files are open, {num_fds} were"
+        await asyncio.sleep(0.1)
