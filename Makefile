@@ -10,7 +10,7 @@ MODEL ?=
 FLAGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-long check lint test-e2e bench-start bench-adapters bench-config bench-custom docs lock snapshot demo-model format clean
+.PHONY: help setup serve test test-long soak check lint test-e2e bench-start bench-adapters bench-config bench-custom docs lock snapshot demo-model format clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,8 +27,11 @@ serve: setup ## Serve the demo model, or MODEL=...; PORT=, HOST=, FLAGS="..." ar
 test: lint ## Everything a change can break
 	@$(BIN)/pytest -q -m "not long"
 
-test-long: setup ## Campaigns on the real engine: configurations (a quarter of an hour)
+test-long: setup ## Campaigns on the real engine: configurations, fuzz, load, crashes (three quarters of an hour)
 	@$(BIN)/pytest -q -m long --summary=benchmarks/results/long.md
+
+soak: setup ## One hour of mixed load; fails on wrong answers and on growing memory, writes benchmarks/results/soak.md
+	@LMI_SOAK_S=3600 LMI_SOAK_RECORD=benchmarks/results $(BIN)/pytest -q -m long tests/long/test_soak.py
 
 check: lint ## The fast part: lint and the tests without an engine
 	@$(BIN)/pytest -q -m "pure or vllm"

@@ -99,14 +99,15 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         head = [
             "# Long tests",
             "",
-            f"`make test-long` on {date.today()}, commit {_commit()}, vLLM {_vllm_version()}: {counts}.",
+            f"`make test-long` on {date.today()}, commit {commit()}, vLLM {_vllm_version()}: {counts}.",
             "",
         ]
         table = ["| test | outcome | seconds, its server's start included |", "|---|---|---:|", *rows, ""]
         Path(path).write_text("\n".join(head + table))
 
 
-def _commit() -> str:
+def commit() -> str:
+    """Of the tree that is tested, short."""
     done = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False, cwd=ROOT
     )
