@@ -38,3 +38,8 @@ ADAPTER_REQUESTS = Counter("lmi_adapter_requests", "Requests that the engine wor
 ADAPTER_REQUESTS_WAITING = Gauge(
     "lmi_adapter_requests_waiting", "Requests that wait for a slot because the others are taken by pinned adapters."
 )
+
+for _reason in ("load_error", "runtime_error", "invalid_return", "worker_died"):
+    CUSTOM_HANDLER_FALLBACK.labels(_reason)  # a series that is there from the start does not hide its first event
+for _outcome in ("loaded", "failed"):
+    ADAPTER_LOADS.labels(_outcome)

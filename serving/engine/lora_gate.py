@@ -109,6 +109,8 @@ class LoraGate:
         known = self._known.pop(lora_int_id, None)
         if known is not None and self._numbers.get(known.request.lora_name) == lora_int_id:
             del self._numbers[known.request.lora_name]
+            # A server may see any number of names come and go; the metrics have those that are there.
+            metrics.ADAPTER_REQUESTS.remove(known.request.lora_name)
 
     def usable(self, lora_request: Any) -> KnownLora:
         """The adapter; where it was replaced since the request was made, what has its name now.

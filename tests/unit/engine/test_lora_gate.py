@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from serving.engine import lora_gate
 from serving.engine.lora_gate import LoraGate
@@ -69,6 +70,16 @@ async def test_life(parts: Parts) -> None:
     parts.gate.remove(1)
     with pytest.raises(AdapterRefused, match="adapter a1 was unloaded"):
         parts.gate.usable(one)
+
+
+async def test_metrics_have_the_adapters_that_are_there(parts: Parts) -> None:
+    label = {"adapter": "a7"}
+    await parts.gate.add(parts.request(7))
+    await parts.gate.enter(parts.gate.usable(parts.request(7)), user := Parts(parts.folder))
+    assert REGISTRY.get_sample_value("lmi_adapter_requests_total", label) == 1
+    parts.gate.slots.release(7, user)
+    parts.gate.remove(7)
+    assert REGISTRY.get_sample_value("lmi_adapter_requests_total", label) is None
 
 
 async def test_bad_files_never_reach_the_engine(parts: Parts) -> None:
