@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -80,6 +81,8 @@ async def run(setup: Setup, args: Namespace, socks: Sequence[socket.socket], sta
                 refresher.stop()
         return code
     finally:
+        if config.port_file is not None:
+            config.port_file.unlink(missing_ok=True)
         await assembly.close()
         await launcher.close()
 
@@ -184,11 +187,20 @@ def _announce(config: ResolvedConfig, tasks: Sequence[str], socks: Sequence[sock
         management = f", management at {_for_curl(socks[1], config.management.is_tls)}"
     key = " -H 'authorization: Bearer YOUR_KEY'" if config.vllm_arguments.get("api_key") else ""
     logger.info("where the start's time went: %s", ledger.close())
+    if config.port_file is not None:
+        _write_port(config.port_file, socks[0].getsockname()[1])
     print(
         f"lmi: model {config.model_name} is ready after {ledger.total_s:.1f} s{management}. Try:\n"
         f"curl -s {where}{_example(config, tasks)}{key}",
         flush=True,
     )
+
+
+def _write_port(path: Path, port: int) -> None:
+    """In one step, so that nobody reads half of it."""
+    written = path.with_name(f".{path.name}.{os.getpid()}")
+    written.write_text(f"{port}\n", encoding="ascii")
+    written.replace(path)
 
 
 def _example(config: ResolvedConfig, tasks: Sequence[str]) -> str:

@@ -27,6 +27,7 @@ usage: lmi serve [MODEL] [flags]
   -s, --model-store DIR    a directory with serving.properties and model files, as LMI's -s
   -f, --config-file FILE   the server's own keys, as LMI's config.properties
   --host, --port           where to listen (127.0.0.1:8080)
+  --port-file FILE         where to write the port once the server is ready, as for --port 0
   --config FILE            vLLM's YAML file of flags
 
 Every flag of `vllm serve` is taken as well, with dashes or underscores. Options of LMI come from serving.properties
@@ -36,7 +37,10 @@ _OURS_WITH_VALUE = {
     "-m": "models", "--models": "models",
     "-s": "model_store", "--model-store": "model_store",
     "-f": "server_file", "--config-file": "server_file",
+    "--port-file": "port_file", "--port_file": "port_file",
 }  # fmt: skip
+_OTHER_NAMES = {"--gpu-memory": "--gpu-memory-utilization"}
+"""Flags of programs that start vLLM, and vLLM's own for the same."""
 
 
 @dataclass(slots=True)
@@ -50,6 +54,7 @@ class CommandLine:
         model_store: the value of LMI's `-s`.
         server_file: the value of LMI's `-f`.
         config_file: the value of vLLM's `--config`.
+        port_file: where the port is to be written once the server is ready.
         demo: serve the bundled demo model.
         help: print the usage instead.
     """
@@ -60,6 +65,7 @@ class CommandLine:
     model_store: str | None = None
     server_file: str | None = None
     config_file: str | None = None
+    port_file: str | None = None
     demo: bool = False
     help: bool = False
     problems: list[Problem] = field(default_factory=list)
@@ -133,7 +139,7 @@ def _read(token: str, tokens: _Tokens, line: CommandLine, nested: dict[str, tupl
         line.settings.append(Setting("optimization_level", match[1], "command line -O"))
     else:
         flag, *path = re.sub(r"(?<=--)[^.]*", lambda name: name[0].replace("_", "-"), written, count=1).split(".")
-        argument = _lookup(flag, written)
+        argument = _lookup(_OTHER_NAMES.get(flag, flag), written)
         if path:
             _nest(nested, argument, flag, path, attached if equals else tokens.value(written))
         elif argument.name == "config":

@@ -70,6 +70,7 @@ class ResolvedConfig:
         model_version: the version that was given with the name; empty for none.
         management: where management routes are, if not at the address of the others.
         is_tls: inference uses the certificate.
+        port_file: gets the port once the server is ready.
     """
 
     model_name: str
@@ -92,6 +93,7 @@ class ResolvedConfig:
     model_version: str = ""
     management: Address | None = None
     is_tls: bool = False
+    port_file: Path | None = None
 
     @property
     def served_model_names(self) -> list[str]:
@@ -174,6 +176,7 @@ def resolve(
     model_dirs = [path for path in (location.directory, fetched) if path is not None]
     secure.check(secure.Start(lmi, values, model_dirs, list(adapters.values())), effective, env, host, problems)
     warnings += _about(lmi, server, adapters)
+    port_file = _port_file(line.port_file, "uds" in values, host, problems, warnings)
     if problems:
         raise ConfigError(problems)
     return ResolvedConfig(
@@ -197,7 +200,25 @@ def resolve(
         model_version=location.version,
         management=management,
         is_tls=addresses.is_tls(server, values, management),
+        port_file=port_file,
     )
+
+
+def _port_file(
+    given: str | None, is_unix: bool, host: Host, problems: list[Problem], warnings: list[str]
+) -> Path | None:
+    """Where the port is to be written, in a directory that is there."""
+    if given is None:
+        return None
+    if is_unix:
+        warnings.append("--port-file has no effect: the server listens on a Unix socket")
+        return None
+    path = Path(absolute(given))
+    if host.is_dir(str(path)) or not host.is_dir(str(path.parent)):
+        reason = "it is a directory" if host.is_dir(str(path)) else f"there is no directory {path.parent}"
+        remedy = "name a file in a directory that exists"
+        problems.append(Problem("NOT_FOUND", f"--port-file {given!r}: {reason}", remedy=remedy))
+    return path
 
 
 @contextmanager

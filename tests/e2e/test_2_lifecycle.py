@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 
 import httpx
 import pytest
@@ -100,11 +101,18 @@ def test_signal_while_starting() -> None:
         process.end()
 
 
-def test_engine_death_without_compiler(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Without a C++ compiler the server works, with one line that says so; when its engine is killed it says so."""
-    process = LmiProcess(["--demo", "--port", "0"], env={"CXX": "no-such-compiler"})
+def test_engine_death_without_compiler(tmp_path: Path) -> None:
+    """Without a C++ compiler the server works, with one line that says so; when its engine is killed it says so.
+
+    Its port stands in a file as long as it is ready.
+    """
+    port_file = tmp_path / "port"
+    arguments = ["--demo", "--port", "0", "--port-file", str(port_file)]
+    process = LmiProcess(arguments, env={"CXX": "no-such-compiler"})
     try:
+        assert not port_file.exists()
         process.wait_ready()
+        assert process.url.endswith(f":{port_file.read_text().strip()}")
         assert len([line for line in process.output if "no C++ compiler" in line]) == 1
         question = next(iter(demo.answers()))
         payload = {"inputs": question, "parameters": {"max_new_tokens": 40, "details": True}}
@@ -118,6 +126,7 @@ def test_engine_death_without_compiler(tmp_path_factory: pytest.TempPathFactory)
             assert httpx.get(f"{process.url}/ping", timeout=5).status_code == 500
         assert process.wait() == 1
         assert process.left_behind() == []
+        assert list(tmp_path.iterdir()) == []
     finally:
         process.end()
 

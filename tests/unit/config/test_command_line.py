@@ -21,6 +21,8 @@ pytestmark = pytest.mark.pure
         ("-s /store", {"model_store": "/store"}),
         ("--model-store=/store", {"model_store": "/store"}),
         ("--config c.yaml org/m", {"config_file": "c.yaml", "model": "org/m"}),
+        ("--port-file /tmp/p", {"port_file": "/tmp/p"}),
+        ("--port_file=/tmp/p", {"port_file": "/tmp/p"}),
         ("-h", {"help": True}),
     ],
 )
@@ -38,6 +40,8 @@ def test_our_own_arguments(command: str, attributes: dict[str, object]) -> None:
         ("--max-model-len -1", "max_model_len", "-1", "--max-model-len"),
         ("--max-model-l 1", "max_model_len", "1", "--max-model-l"),
         ("-tp 2", "tensor_parallel_size", "2", "-tp"),
+        ("--gpu-memory 0.5", "gpu_memory_utilization", "0.5", "--gpu-memory"),
+        ("--gpu_memory=0.5", "gpu_memory_utilization", "0.5", "--gpu_memory"),
         ("-tp=2", "tensor_parallel_size", "2", "-tp"),
         ("--enforce-eager", "enforce_eager", "true", "--enforce-eager"),
         ("--enforce-eager=false", "enforce_eager", "false", "--enforce-eager"),

@@ -171,6 +171,18 @@ def test_no_warning_for_an_equal_value_or_the_same_name(store: Path, env: dict[s
     assert (config.vllm_arguments["max_num_seqs"], config.warnings) == (8, [])
 
 
+def test_port_file(tmp_path: Path) -> None:
+    assert resolved("--port-file", str(tmp_path / "port")).port_file == tmp_path / "port"
+    assert resolved().port_file is None
+    config = resolved("--port-file", str(tmp_path / "port"), "--uds", "/tmp/s")
+    assert (config.port_file, config.warnings) == (
+        None, ["--port-file has no effect: the server listens on a Unix socket"],
+    )  # fmt: skip
+    for path, reason in ((tmp_path, "it is a directory"), (tmp_path / "a/b", f"there is no directory {tmp_path}/a")):
+        text = f"--port-file '{path}': {reason}; name a file in a directory that exists"
+        assert problems("--port-file", str(path)) == [("NOT_FOUND", text)]
+
+
 def test_settings_of_the_server() -> None:
     assert resolved().server.model_dump(exclude_none=True) == {
         "load_on_devices": "*",
