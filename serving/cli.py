@@ -19,6 +19,7 @@ from handlers import resolve as handlers_of
 from handlers.user_code import UserCode
 from serving import demo, log
 from serving.config import explain, report, vllm_command
+from serving.config.addresses import PORT
 from serving.config.command_line import USAGE, wants_help
 from serving.config.host import Host
 from serving.config.resolve import ResolvedConfig, resolve
@@ -26,6 +27,7 @@ from serving.errors import ConfigError, Problem
 from serving.ledger import Ledger
 from serving.starting import Starting
 from serving.user_packages import UserPython, prepare
+from serving.vllm_shim import install as install_shim
 
 logger = logging.getLogger(__name__)
 app = typer.Typer(
@@ -35,6 +37,8 @@ handler_app = typer.Typer(help="For people who write handlers.", no_args_is_help
 app.add_typer(handler_app, name="handler")
 
 
+_VLLM_PORT = 8000
+"""Where `vllm serve` listens unless it is told otherwise."""
 _CONFIG_FLAGS = ("--json", "--as-vllm", "--explain-lmi", "--check-engine")
 _CONFIG_USAGE = """
 
@@ -81,6 +85,14 @@ def reload_command(
     raise typer.Exit(_reload(url.rstrip("/"), model, api_key))
 
 
+@app.command("install-vllm-shim")
+def install_vllm_shim_command(
+    directory: Annotated[Path, typer.Argument(help="Where to put it; first on the PATH of the program.", exists=True)],
+) -> None:
+    """Put an executable `vllm` into DIRECTORY whose `serve` is this server, for programs that start vLLM themselves."""
+    print(f"{install_shim(directory)} serves with LMI Server")
+
+
 @handler_app.command("test")
 def handler_test_command(
     directory: Annotated[Path, typer.Argument(help="The model directory.", exists=True, file_okay=False)],
@@ -96,8 +108,17 @@ def main() -> None:
     app()
 
 
-def serve(argv: Sequence[str]) -> int:
-    """Runs `lmi serve` with `argv` until it is told to stop; returns the exit code."""
+def vllm_main() -> None:
+    """Entry point of the executable `vllm` that `lmi install-vllm-shim` makes."""
+    if sys.argv[1:2] == ["serve"]:
+        raise SystemExit(serve(sys.argv[2:], _VLLM_PORT))
+    from vllm.entrypoints.cli.main import main as upstream
+
+    upstream()
+
+
+def serve(argv: Sequence[str], port: int = PORT) -> int:
+    """Runs `lmi serve` with `argv` until it is told to stop, at `port` unless they say otherwise; the exit code."""
     if wants_help(argv):
         print(USAGE)
         return 0
@@ -105,7 +126,7 @@ def serve(argv: Sequence[str]) -> int:
     starting, ledger = Starting(), Ledger()
     try:
         with ledger.phase("configuration"):
-            config, code = _resolved(argv)
+            config, code = _resolved(argv, port)
         log.setup(is_json=config.logs_json)
         for warning in config.warnings:
             logger.warning("%s", warning)
@@ -182,10 +203,10 @@ def _check_engine(config: ResolvedConfig) -> None:
         check(namespace(config.vllm_arguments))
 
 
-def _resolved(argv: Sequence[str]) -> tuple[ResolvedConfig, UserCode | None]:
+def _resolved(argv: Sequence[str], port: int = PORT) -> tuple[ResolvedConfig, UserCode | None]:
     """The configuration of this process, its handler's part included, and the user's file."""
     host = Host.local(os.environ)
-    config = resolve(os.environ, argv, host, demo.MODEL_DIR, handlers_of.OUTPUT_FORMATS)
+    config = resolve(os.environ, argv, host, demo.MODEL_DIR, handlers_of.OUTPUT_FORMATS, port)
     warnings = list(config.warnings)
     code = handlers_of.user_code(config, warnings)
     warnings += handlers_of.without_effect(config.mode, config.options, code, config.server.batch_size)

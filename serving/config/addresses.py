@@ -14,7 +14,7 @@ from serving.config.options import ServerSettings
 from serving.config.values import parse_int
 from serving.errors import Problem
 
-DEFAULTS: Mapping[str, Any] = {"host": "127.0.0.1", "port": 8080}
+PORT = 8080
 """Where the server listens unless it is told otherwise."""
 _BIND_TO_PORT = "SAGEMAKER_BIND_TO_PORT"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -36,6 +36,11 @@ class Address:
     port: int
     unix_path: str | None = None
     is_tls: bool = False
+
+
+def defaults(port: int) -> dict[str, Any]:
+    """What holds for an address that nobody gave."""
+    return {"host": "127.0.0.1", "port": port}
 
 
 def listening(

@@ -108,7 +108,12 @@ class ResolvedConfig:
 
 
 def resolve(
-    env: Mapping[str, str], argv: Sequence[str], host: Host, demo_dir: Path, output_formats: Collection[str] = ()
+    env: Mapping[str, str],
+    argv: Sequence[str],
+    host: Host,
+    demo_dir: Path,
+    output_formats: Collection[str] = (),
+    port: int = addresses.PORT,
 ) -> ResolvedConfig:
     """One configuration from all sources.
 
@@ -118,6 +123,7 @@ def resolve(
         host: the machine.
         demo_dir: what `--demo` serves.
         output_formats: what `output_formatter` may be; none: not checked here.
+        port: where to listen unless something says otherwise.
 
     Raises:
         ConfigError: with every problem found.
@@ -171,7 +177,8 @@ def resolve(
         variables |= lmcache.environment(lmi, server, values, location.directory, host, problems)
         _make_paths_absolute(values, host)
         _check_files(values, host, problems)
-    management = addresses.management(server, {**addresses.DEFAULTS, **values}, problems)
+    listening = addresses.defaults(port)
+    management = addresses.management(server, listening | values, problems)
     adapters = _adapters(fetched) | _adapters(location.directory)
     model_dirs = [path for path in (location.directory, fetched) if path is not None]
     secure.check(secure.Start(lmi, values, model_dirs, list(adapters.values())), effective, env, host, problems)
@@ -187,7 +194,7 @@ def resolve(
         adapter_roots=_adapter_roots(lmi, location.directory, values, env, host),
         downloads=host.cache(env) / "download",
         allows_adapter_code=secure.allows_code(env),
-        vllm_arguments=values | _defaults(values, location.given or model, env, host),
+        vllm_arguments=values | _defaults(listening, values, location.given or model, env, host),
         options=lmi,
         server=server,
         limits=limits(lmi, server, values),
@@ -332,13 +339,16 @@ def _pass_through(given: Mapping[str, Effective], problems: list[Problem], warni
     return values
 
 
-def _defaults(values: Mapping[str, Any], given: str, env: Mapping[str, str], host: Host) -> dict[str, Any]:
+def _defaults(
+    listening: Mapping[str, Any], values: Mapping[str, Any], given: str, env: Mapping[str, str], host: Host
+) -> dict[str, Any]:
     """Values for vLLM arguments that nobody set and whose vLLM default does not fit this server.
 
-    `given` is the model as the user wrote it, which is how clients of `vllm serve` name it.
+    `listening` are those of the address; `given` is the model as the user wrote it, which is how clients of `vllm serve`
+    name it.
     """
     defaults: dict[str, Any] = {
-        **addresses.DEFAULTS,
+        **listening,
         "served_model_name": list(dict.fromkeys(["lmi", given])),
         "shutdown_timeout": 15,
     }
