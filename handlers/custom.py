@@ -23,7 +23,7 @@ from handlers.worker.process import CallFailed, CallTimedOut, LoadError, WorkerD
 from handlers.worker.protocol import Nothing, Opened, Reply
 from handlers.worker.request import hook_request, worker_request
 from handlers.worker.supervisor import StartUp, Supervisor, WorkerDown
-from serving import metrics
+from serving import metrics, request_record
 from serving.config.limits import Limits
 from serving.errors import (
     AdapterRefused,
@@ -206,6 +206,7 @@ class CustomHandler:
             error = self._error(424, self._load_error)
             return await self._fall_back(request, Failure("load_error", error))
         if self._num_in_flight >= self._limits.num_in_flight or self._supervisor.is_backed_up:
+            metrics.REQUESTS_REFUSED.inc()
             raise EngineOverloaded(f"Worker queue capacity exceeded for model: {self._name}")
         self._num_in_flight += 1
         is_open = False
@@ -311,6 +312,7 @@ class CustomHandler:
         nobody = InferenceResponse(b"", "", HTTPStatus.NO_CONTENT)
         if self._default is None or (self._fallback == "off" and self._code.is_direct):
             return nobody
+        request_record.restart()
         try:
             return await self._default.handle(request)
         except DefaultUnavailable:
@@ -320,6 +322,7 @@ class CustomHandler:
         """The default handler's answer to the original request, or the failure where that is no way out."""
         if self._default is None or self._fallback == "off" or not self._is_readable(request):
             raise failure.error
+        request_record.restart()
         try:
             response = await _opened(await self._default.handle(request))
         except (PayloadError, DefaultUnavailable):

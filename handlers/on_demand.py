@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from handlers.base import Handler, InferenceRequest, InferenceResponse
+from serving import request_record
 from serving.errors import ConfigError, DefaultUnavailable
 
 logger = logging.getLogger(__name__)
@@ -96,7 +97,9 @@ class OnDemandHandler:
         Raises:
             DefaultUnavailable: the engine did not start.
         """
-        return await self._choose(await self._built_in.get()).handle(request)
+        built_in = await self._built_in.get()
+        request_record.restart()
+        return await self._choose(built_in).handle(request)
 
     async def close(self) -> None:
         """Nothing to do: the engine has its own owner."""

@@ -17,7 +17,10 @@ from serving.request_log import RequestLog
 from serving.routers import adapters, health, invocations, kserve, management, tgi
 from serving.routers.context import Context
 
-ROUTERS = (health.router, kserve.router, invocations.router, management.router, adapters.router, tgi.router)
+ROUTERS = (
+    *(health.router, kserve.router, invocations.router, management.router, adapters.router, tgi.router),
+    management.versions,
+)
 
 
 def create_app(
@@ -53,8 +56,13 @@ def create_app(
     if attach is not None:
         attach(app)
     error_responses.register(app)
-    managing = (*management.router.routes, *adapters.router.routes)
-    app.add_middleware(Split, management=managing, both=(*health.router.routes, *kserve.router.routes))
+    managing = (*management.router.routes, *adapters.router.routes, *management.versions.routes)
+    app.add_middleware(
+        Split,
+        management=managing,
+        both=(*health.router.routes, *kserve.router.routes),
+        inference=invocations.router.routes,
+    )
     if api_keys:
         app.add_middleware(ApiKeys, keys=api_keys)
     app.add_middleware(BodyLimit, limit=settings.max_request_size)

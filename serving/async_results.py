@@ -92,7 +92,7 @@ class AsyncResults:
             ResultsFull: once, where there is no memory for it; how the answer ends after that is kept all the same.
         """
         num_bytes = sys.getsizeof(piece) + _SLOT_BYTES
-        while self._finished and self.num_bytes + num_bytes > self._max_bytes:
+        while self._finished and self.num_bytes + num_bytes > self._max_bytes and self._has_room(num_bytes):
             self._drop_oldest()
         if self.num_bytes + num_bytes > self._max_bytes and not result.is_cut:
             result.is_cut = True
@@ -100,6 +100,10 @@ class AsyncResults:
         result.pieces.append(piece)
         result.num_bytes += num_bytes
         self.num_bytes += num_bytes
+
+    def _has_room(self, num_bytes: int) -> bool:
+        """There would be, without the finished ones."""
+        return sum(one.num_bytes for one in self._unfinished.values()) + num_bytes <= self._max_bytes
 
     def close(self, result: Result) -> None:
         """Nobody works on this answer any more: from now on it may expire, or is forgotten if it is not complete."""

@@ -253,6 +253,11 @@ def _reload(url: str, model: str | None, api_key: str | None) -> int:
     from urllib.request import Request, urlopen
 
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
+    if url.startswith("unix:"):
+        path = url.removeprefix("unix:")
+        how = f"curl --unix-socket {path} -X POST http://localhost/models/{model or 'MODEL'}/reload"
+        print(f"lmi: error: lmi reload asks over HTTP; for a Unix socket: {how}", file=sys.stderr)
+        return 2
     try:
         if model is None:
             with urlopen(Request(f"{url}/models", headers=headers)) as answer:

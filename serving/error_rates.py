@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """LMI's limit of errors: more than so many within a time, and `/ping` says until the restart that it is enough.
 
-Told by `middleware.py` of every answer of LMI's routes; asks `health.py` to remember.
+Told by `request_log.py` of every answer of LMI's routes; asks `health.py` to remember.
 """
 
 import time

@@ -47,6 +47,10 @@ _CONFIGURED_STATUSES: Mapping[HTTPStatus, str] = {
 }
 """Statuses that any other error may have, and the server's keys for them."""
 _KSERVE_PREFIXES = ("/v2/models/", "/v2/health/")
+INTERNAL = "internal error; the server's log has the details"
+"""What a client is told of a bug."""
+CLIENT_LEFT = 499
+"""Never sent, as nobody is there; it stands in the log and the metrics."""
 TGI_PATHS = frozenset({"/", "/generate", "/generate_stream", "/info"})
 
 
@@ -89,6 +93,16 @@ def response(error: ServingError, scope: Scope) -> Response:
         return Response(body + b"\n", status, headers, media_type="application/json")
     body = _encoded(_envelope(error, status), indent=None if isinstance(error, PayloadError | CustomCodeError) else 2)
     return Response(body + b"\n", status, headers, media_type="application/json")
+
+
+async def unexpected(error: Exception, scope: Scope) -> Response:
+    """The answer to a failure that nobody foresaw: its text is for the log. On vLLM's routes vLLM words it."""
+    if family(scope) == "openai" and "app" in scope:
+        handler = scope["app"].exception_handlers.get(Exception)
+        if handler is not None:
+            made: Response = await handler(Request(scope), error)
+            return made
+    return response(ServingError(INTERNAL), scope)
 
 
 def last_line(error: ServingError, framing: Framing) -> bytes:

@@ -44,6 +44,7 @@ class Ledger:
 
     def close(self) -> str:
         """The start is over: every phase that took a tenth of a second or more, in order, and what none covers."""
+        metrics.READY_SECONDS.set(self.total_s)
         self._add("other", self.total_s - sum(self._seconds.values()))
         return ", ".join(f"{name} {seconds:.1f} s" for name, seconds in self._seconds.items() if seconds >= 0.05)
 

@@ -43,10 +43,14 @@ class Split:
         app: has all routes.
         management: routes that are there by `Listener.MANAGEMENT` only.
         both: routes that are there by either; every other route is there by `Listener.INFERENCE` only.
+        inference: of those, the ones whose paths also fit one of `management`, which they are not.
     """
 
-    def __init__(self, app: ASGIApp, management: Iterable[BaseRoute], both: Iterable[BaseRoute]):
+    def __init__(
+        self, app: ASGIApp, management: Iterable[BaseRoute], both: Iterable[BaseRoute], inference: Iterable[BaseRoute]
+    ):
         self._app = app
+        self._inference = list(inference)
         self._management = list(management)
         self._managing = [*self._management, *both]
 
@@ -58,6 +62,8 @@ class Split:
 
     def _refusal(self, scope: Scope) -> ServingError | None:
         listener = scope.get(_KEY)
+        if listener is not None and _match(self._inference, scope) is not Match.NONE:
+            return None if listener is Listener.INFERENCE else RouteNotFound()
         if listener is Listener.INFERENCE:
             return None if _match(self._management, scope) is Match.NONE else RouteNotFound()
         if listener is Listener.MANAGEMENT:

@@ -15,11 +15,14 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from serving.metrics import PROBES
+
 _MICROSECONDS = 1_000_000
 _REQUESTS = "lmi_requests_total"
 _DURATIONS = "lmi_request_duration_seconds"
 _QUEUE_TIMES = "vllm:request_queue_time_seconds"
-_START = "lmi_start_seconds"
+_START, _READY = "lmi_start_seconds", "lmi_ready_seconds"
+_REFUSED = "lmi_requests_refused_total"
 
 
 def text(model_name: str, names: Collection[str] = (), registry: CollectorRegistry = REGISTRY) -> bytes:
@@ -45,11 +48,14 @@ class _View(Collector):
         samples = [sample for metric in self.registry.collect() for sample in metric.samples]
         host = [socket.gethostname()]
         yield from self._named(_counter("DJLServingStart", "Version", [version("lmi-server")], 1))
-        start_s = sum(sample.value for sample in samples if sample.name == _START)
-        yield from self._named(_gauge("StartupLatency", "Host", host, start_s * _MICROSECONDS))
+        ready_s = sum(sample.value for sample in samples if sample.name == _READY)
+        yield from self._named(_gauge("StartupLatency", "Host", host, ready_s * _MICROSECONDS))
+        answers = [sample for sample in samples if sample.name == _REQUESTS and sample.labels["route"] not in PROBES]
         for name, fits in _BY_STATUS.items():
-            count = sum(sample.value for sample in samples if sample.name == _REQUESTS and fits(_status(sample)))
+            count = sum(sample.value for sample in answers if fits(int(sample.labels["status"])))
             yield from self._named(_counter(name, "Host", host, count))
+        refused = sum(sample.value for sample in samples if sample.name == _REFUSED)
+        yield from self._named(_counter("WlmError", "Host", host, refused))
         loading = [sample.value for sample in samples if sample.name == _START and sample.labels["phase"] == "engine"]
         yield from self._named(_gauge("LoadModel", "Model", [self.model_name], sum(loading) * _MICROSECONDS))
         for name, source in (("RequestLatency", _DURATIONS), ("QueueTime", _QUEUE_TIMES)):
@@ -62,16 +68,11 @@ class _View(Collector):
 
 _BY_STATUS: dict[str, Callable[[int], bool]] = {
     "Response_2XX": lambda status: 200 <= status < 300,
-    "Response_4XX": lambda status: 400 <= status < 500,
+    "Response_4XX": lambda status: 400 <= status < 499,  # 499 was never sent
     "Response_5XX": lambda status: status >= 500,
-    "WlmError": lambda status: status == 503,
     "ServerError": lambda status: status == 500,
 }
 """Counter to the statuses that it counts."""
-
-
-def _status(sample: Sample) -> int:
-    return int(sample.labels["status"])
 
 
 def _help(kind: str, unit: str) -> str:

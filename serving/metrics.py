@@ -3,6 +3,10 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+PROBES = frozenset({
+    *("/ping", "/health", "/live", "/ready", "/startup", "/v2/health/live", "/v2/health/ready", "/metrics"),
+})  # fmt: skip
+"""Paths of probes and scrapers, which bring no key and are not what a server is for."""
 REQUESTS = Counter("lmi_requests", "Answers, by route and status; 499: the client left.", ["route", "status"])
 REQUEST_DURATION_SECONDS = Histogram(
     "lmi_request_duration_seconds",
@@ -16,9 +20,11 @@ REQUEST_OVERHEAD_SECONDS = Histogram(
     ["family"],
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1),
 )
+REQUESTS_REFUSED = Counter("lmi_requests_refused", "Requests for the engine that there was no room for.")
 REQUESTS_IN_FLIGHT = Gauge("lmi_requests_in_flight", "Requests that are under way in the engine or a custom handler.")
 EVENT_LOOP_STALLS = Counter("lmi_event_loop_stalls", "How often something kept the event loop from its other work.")
 EVENT_LOOP_STALL_SECONDS = Counter("lmi_event_loop_stall_seconds", "How long it was kept, in all.")
+READY_SECONDS = Gauge("lmi_ready_seconds", "From the process's begin until the server was ready.")
 START_SECONDS = Gauge("lmi_start_seconds", "Where the time of the start went, by phase.", ["phase"])
 CUSTOM_HANDLER_FALLBACK = Counter(
     "lmi_custom_handler_fallback",

@@ -7,6 +7,7 @@ Put on the app by `app.py`. They see one message per write and build nothing per
 import asyncio
 import hashlib
 import hmac
+import logging
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,14 +18,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import error_responses
 from serving.errors import PayloadTooLarge
+from serving.metrics import PROBES
+
+logger = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
 _LONGEST_ID = 256
 _DISCARD_S = 10.0
-PROBES = frozenset({
-    *("/ping", "/health", "/live", "/ready", "/startup", "/v2/health/live", "/v2/health/ready", "/metrics"),
-})  # fmt: skip
-"""Paths that need no key, and no line in the log: probes and scrapers."""
 _TRY_AGAIN = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 _RETRY_AFTER_S = "1"
 _LMI_HEADERS = {
@@ -37,7 +37,8 @@ _LMI_HEADERS = {
 class RequestHeaders:
     """Gives each request an id, the client's where it sent one, and each answer the headers of its family.
 
-    A refusal for load says when to try again, on every route.
+    A refusal for load says when to try again, on every route. A failure that nobody foresaw is an answer, too, where
+    none has begun.
 
     Args:
         app: what to call.
@@ -57,8 +58,12 @@ class RequestHeaders:
         scope.setdefault("state", {})["request_id"] = request_id
         extra = {} if error_responses.family(scope) == "openai" else _LMI_HEADERS
 
+        has_begun = False
+
         async def with_headers(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
+                has_begun = True
                 headers = MutableHeaders(scope=message)
                 headers.setdefault(REQUEST_ID, request_id)
                 if message["status"] in _TRY_AGAIN:
@@ -67,7 +72,14 @@ class RequestHeaders:
                     headers.setdefault(name, value)
             await send(message)
 
-        await self._app(scope, receive, with_headers)
+        try:
+            await self._app(scope, receive, with_headers)
+        except Exception as error:
+            if has_begun:
+                raise
+            logger.exception("request %s failed", request_id)
+            answer = await error_responses.unexpected(error, scope)
+            await answer(scope, receive, with_headers)
 
 
 def _is_id(text: str) -> bool:

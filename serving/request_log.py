@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One line in the log and one count in the metrics per request, whatever route it was for. Put on the app by `app.py`.
+"""One line in the log and one count in the metrics per HTTP request, whatever route. Put on the app by `app.py`.
 
 Lines have ids, times and counts, never a payload. Probes and scrapers are told of in debug mode only.
 """
@@ -7,6 +7,7 @@ Lines have ids, times and counts, never a payload. Probes and scrapers are told 
 import logging
 import re
 from collections.abc import Callable, Collection
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
@@ -14,14 +15,14 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import error_responses, metrics, request_record
-from serving.middleware import PROBES
+from serving.metrics import PROBES
 from serving.request_record import RequestRecord
 
 logger = logging.getLogger(__name__)
 
 _FALLBACK = "x-custom-handler-fallback"
-_LEFT = 499
-"""Counted as the status of a request whose client left before the end."""
+_ON_PURPOSE = (HTTPStatus.NOT_IMPLEMENTED,)
+"""Statuses that look like a failure of the server's and are none."""
 _PLAIN = re.compile(r"[\w.:/%+-]*")
 
 
@@ -82,8 +83,9 @@ class RequestLog:
         path = error_responses.route_path(scope)
         family = error_responses.family(scope)
         is_probe = path in PROBES
-        _observe(scope, record, "probe" if is_probe else family)
-        if self._count is not None and family != "openai":
+        is_aside = is_probe or record.is_poll
+        _observe(scope, record, family, is_aside)
+        if self._count is not None and family != "openai" and not is_aside and record.status not in _ON_PURPOSE:
             self._count(record.status)
         level = logging.DEBUG if is_probe else logging.INFO
         if self._is_on and path not in self._unlogged and logger.isEnabledFor(level):
@@ -92,11 +94,12 @@ class RequestLog:
             logger.log(level, "%s %s %d %s", scope["method"], quote(path), record.status, text, extra=facts)
 
 
-def _observe(scope: Scope, record: RequestRecord, family: str) -> None:
+def _observe(scope: Scope, record: RequestRecord, family: str, is_aside: bool) -> None:
+    """Counts; probes and polls for an answer that is made elsewhere say nothing about how long answers take."""
     assert record.ended is not None
     route = getattr(scope.get("route"), "path", "none")
-    metrics.REQUESTS.labels(route, _LEFT if record.has_left else record.status).inc()
-    if family != "probe":
+    metrics.REQUESTS.labels(route, error_responses.CLIENT_LEFT if record.has_left else record.status).inc()
+    if not is_aside:
         metrics.REQUEST_DURATION_SECONDS.labels(family).observe(record.ended - record.began)
     if record.overhead_s is not None:
         metrics.REQUEST_OVERHEAD_SECONDS.labels(family).observe(record.overhead_s)

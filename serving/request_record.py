@@ -33,6 +33,7 @@ class RequestRecord:
         first_output_at: something came from the engine.
         overhead_s: our own time: from the body to the engine, and from its first output to the client. None where the
             engine was not asked.
+        is_poll: it asked for the answer to another request.
         has_left: the client went away before the end of the answer.
         ended: the end.
     """
@@ -49,6 +50,7 @@ class RequestRecord:
     queue_s: float | None = None
     first_output_at: float | None = None
     overhead_s: float | None = None
+    is_poll: bool = False
     has_left: bool = False
     ended: float | None = None
     _read_at: float | None = None
@@ -98,6 +100,12 @@ def begin(headers: Sequence[tuple[bytes, bytes]]) -> RequestRecord:
     record = RequestRecord(headers)
     _current.set(record)
     return record
+
+
+def restart() -> None:
+    """What was done for the current request so far was not the server's own work."""
+    if (record := current()) is not None:
+        record.read()
 
 
 def note(**facts: Any) -> None:

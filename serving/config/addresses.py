@@ -77,12 +77,25 @@ def management(server: ServerSettings, values: Mapping[str, Any], problems: list
         return address
     hosts = {"127.0.0.1" if host == "localhost" else host for host in (address.host, inference.host)}
     if len(hosts) == 1:
+        if server.inference_address is not None and not _is_meant(server.inference_address, address):
+            where = f"{inference.host}:{inference.port}"
+            taken = f"a flag or SAGEMAKER_BIND_TO_PORT moves inference, at {server.inference_address}, to {where}"
+            remedy = "give management_address another port"
+            problems.append(Problem("CONFLICT", f"management_address={text!r}: {taken}", remedy=remedy))
         return None
     if hosts & {*_ALL}:
         taken = f"port {inference.port} of {inference.host} is the inference address"
         remedy = "give it another port, or the very same address"
         problems.append(Problem("CONFLICT", f"management_address={text!r}: {taken}", remedy=remedy))
     return address
+
+
+def _is_meant(inference_address: str, address: Address) -> bool:
+    """The two keys name one place, in whatever words."""
+    try:
+        return _parsed(inference_address).port == address.port
+    except ValueError:
+        return True  # which is a problem of its own
 
 
 def is_tls(server: ServerSettings, values: Mapping[str, Any], other: Address | None) -> bool:

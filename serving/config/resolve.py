@@ -344,8 +344,7 @@ def _defaults(
 ) -> dict[str, Any]:
     """Values for vLLM arguments that nobody set and whose vLLM default does not fit this server.
 
-    `listening` are those of the address; `given` is the model as the user wrote it, which is how clients of `vllm serve`
-    name it.
+    `listening` are those of the address; `given` is the model as the user wrote it, as clients of `vllm serve` name it.
     """
     defaults: dict[str, Any] = {
         **listening,

@@ -152,7 +152,8 @@ class LoraGate:
         await self.slots.acquire(known.request.lora_int_id, user)
         if time.monotonic() > waited + _TRUSTED_S:
             self._look(known)
-        metrics.ADAPTER_REQUESTS.labels(known.request.lora_name).inc()
+        if self._known.get(known.request.lora_int_id) is known:
+            metrics.ADAPTER_REQUESTS.labels(known.request.lora_name).inc()
 
     def _keep(self, known: KnownLora) -> None:
         self._known[known.request.lora_int_id] = known

@@ -235,7 +235,8 @@ class VllmEngine:
             serving = getattr(self.state, serving_name, None)
             if serving is None:
                 raise PayloadError(f"this model does not answer {request.kind} requests")
-            body = model.model_validate(dict(request.body))
+            with _odd_values():
+                body = model.model_validate(dict(request.body))
             if str(getattr(body, "encoding_format", "")).startswith("bytes"):
                 raise PayloadError("encoding_format must be float or base64 here; /v1/embeddings knows the others")
             return _refuse(await getattr(serving, method)(body, _raw_request(headers)))
@@ -245,7 +246,8 @@ class VllmEngine:
         if serving is None:
             raise PayloadError("this model does not generate text")
         limit = self._client.model_config.max_model_len
-        body = completion_request(request, limit)
+        with _odd_values():
+            body = completion_request(request, limit)
         inputs = _refuse(await serving.render_completion_request(body))
         defaults = serving.default_sampling_params if request.use_generation_config else {}
         num_prompt_tokens = serving._extract_prompt_len(inputs[0])
@@ -409,7 +411,16 @@ def _request_errors() -> Iterator[None]:
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors())
         raise PayloadError(f"Input parsing failed: {_one_line(faults)}") from None
-    except (ValueError, TypeError, AttributeError, LookupError, OverflowError, NotImplementedError) as error:
+    except (ValueError, TypeError, OverflowError, NotImplementedError) as error:
+        raise PayloadError(f"Input parsing failed: {_one_line(error)}") from None
+
+
+@contextmanager
+def _odd_values() -> Iterator[None]:
+    """vLLM looks into a body before it has checked what kind of values stand there."""
+    try:
+        yield
+    except (AttributeError, LookupError) as error:
         raise PayloadError(f"Input parsing failed: {_one_line(error)}") from None
 
 

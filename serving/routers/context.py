@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from fastapi import Request
 
 from handlers.adapters import AdapterRegistry
-from handlers.base import Handler
+from handlers.base import CUSTOM_ATTRIBUTES, Handler, custom_attributes
 from handlers.custom import CustomHandler
 from serving.async_results import AsyncResults
 from serving.config.limits import Limits
@@ -55,6 +55,12 @@ class Context:
     custom: CustomHandler | None = None
     adapters: Callable[[], Awaitable[AdapterRegistry]] | None = None
     reload: Callable[[], Awaitable[None]] | None = None
+
+
+def attributes(request: Request) -> dict[str, str]:
+    """SageMaker's attributes, by lower-case names: each stands for a header."""
+    pairs = custom_attributes(request.headers.get(CUSTOM_ATTRIBUTES, ""))
+    return {name.lower(): text for name, text in pairs.items()}
 
 
 def context(request: Request) -> Context:

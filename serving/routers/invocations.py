@@ -5,16 +5,16 @@ With a token of an asynchronous result (`polling.py`) the same paths give that, 
 """
 
 from fastapi import APIRouter, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
-from handlers.base import CUSTOM_ATTRIBUTES, custom_attributes
 from serving import request_record
 from serving.errors import HandlerOverridden, MethodNotAllowed, ModelNotFound
 from serving.routers import polling
-from serving.routers.context import context
+from serving.routers.context import attributes, context
 from serving.routers.openapi import json_body
 from serving.routers.streaming import answer
-from serving.schemas import forms
+from serving.schemas import content, forms
 
 router = APIRouter(tags=["inference"])
 
@@ -65,8 +65,7 @@ async def options(request: Request, model: str = "", version: str = "") -> Respo
 
 
 async def _answer(request: Request) -> Response:
-    attributes = custom_attributes(request.headers.get(CUSTOM_ATTRIBUTES, ""))
-    if "handler" in request.headers or "handler" in map(str.lower, attributes):
+    if "handler" in request.headers or "handler" in attributes(request):
         raise HandlerOverridden
     request_record.note(handler=context(request).handler_name)
     run = polling.submit if polling.is_submission(request) else answer
@@ -75,13 +74,19 @@ async def _answer(request: Request) -> Response:
 
 def _told(request: Request, name: str) -> str:
     """What the query, else a header, else SageMaker's attributes say of `name`; empty where none does."""
-    attributes = custom_attributes(request.headers.get(CUSTOM_ATTRIBUTES, ""))
-    return request.query_params.get(name) or request.headers.get(name) or attributes.get(name, "")
+    return request.query_params.get(name) or request.headers.get(name) or attributes(request).get(name, "")
 
 
 async def _part(request: Request, name: str) -> str:
     """The field `name` of a body that is a form; empty where there is none."""
-    if not forms.is_form(request.headers.get("content-type")) or name.encode() not in (body := await request.body()):
+    kind = request.headers.get("content-type")
+    if not forms.is_form(kind):
+        return ""
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        return ""  # whoever reads it for the answer finds that, too
+    if name.encode() not in body or content.is_json(content.kind_of(kind), body):
         return ""
     fields = dict(await forms.fields(request.headers, body))
     return fields.get(name, b"").decode("utf-8", "replace")

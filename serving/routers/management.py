@@ -28,6 +28,8 @@ from serving.routers.paging import number, page, pretty
 from serving.schemas.content import as_object, decode_any
 
 router = APIRouter(tags=["management"])
+versions = APIRouter(tags=["management"])
+"""The same of a model's version, by paths that others must have their turn at first."""
 
 _LOGGERS = ("serving", "handlers", "vllm", "uvicorn.error")
 _STARTED = time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime())
@@ -51,10 +53,12 @@ async def workflows(request: Request) -> Response:
 
 @router.get("/models/{model}", summary="What the server knows about the model")
 @router.get("/workflows/{model}", include_in_schema=False)
-async def describe(model: str, request: Request) -> Response:
+@versions.get("/models/{model}/{version}", summary="The same of a version")
+@versions.get("/workflows/{model}/{version}", include_in_schema=False)
+async def describe(model: str, request: Request, version: str = "") -> Response:
     """As LMI describes it; `degraded` says why the default handler stands in for the user's."""
     about = context(request)
-    if model != about.model_name:
+    if model != about.model_name or version not in ("", about.model_version):
         raise WorkflowNotFound(model)
     return pretty([{"workflowName": model, **_version(about), "models": [_described(about)]}])
 
@@ -76,9 +80,10 @@ async def register(request: Request) -> Response:
 
 
 @router.put("/models/{model}", summary="Refused unless it asks for the one copy that there is")
-async def scale(model: str, request: Request) -> Response:
+@versions.put("/models/{model}/{version}", include_in_schema=False)
+async def scale(model: str, request: Request, version: str = "") -> Response:
     """Copies are made at start."""
-    _check(model, request)
+    _check(model, request, version)
     least, most = number(request, "min_worker", -1), number(request, "max_worker", -1)
     if not (least in (-1, 0, 1) and most in (-1, 1)):
         raise OneModelOnly(model, "copies are made at start, by maxWorkers or option.data_parallel_size")
@@ -87,9 +92,10 @@ async def scale(model: str, request: Request) -> Response:
 
 
 @router.delete("/models/{model}", summary="Refused: stop the server instead")
-async def unregister(model: str, request: Request) -> Response:
+@versions.delete("/models/{model}/{version}", include_in_schema=False)
+async def unregister(model: str, request: Request, version: str = "") -> Response:
     """The model is there as long as the server is."""
-    _check(model, request)
+    _check(model, request, version)
     raise OneModelOnly(model, "stop the server to end it")
 
 
@@ -156,8 +162,9 @@ def _described(about: Context) -> dict[str, Any]:
     }
 
 
-def _check(model: str, request: Request) -> None:
-    if model != context(request).model_name:
+def _check(model: str, request: Request, version: str = "") -> None:
+    about = context(request)
+    if model != about.model_name or version not in ("", about.model_version):
         raise ModelNotFound(model)
 
 

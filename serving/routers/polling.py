@@ -7,23 +7,26 @@ writes goes to the store (`serving/async_results.py`) instead of the socket.
 
 import asyncio
 import re
+from collections.abc import Sequence
 
 from fastapi import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from handlers.base import CUSTOM_ATTRIBUTES, Handler, InferenceRequest, custom_attributes
-from serving import error_responses
+from handlers.base import CUSTOM_ATTRIBUTES, Handler, InferenceRequest
+from serving import error_responses, metrics, request_record
 from serving.async_results import AsyncResults
 from serving.errors import BadParameter, EngineOverloaded, ServingError
 from serving.routers import streaming
-from serving.routers.context import Context, context
+from serving.routers.context import Context, attributes, context
 
 _SYNCHRONOUS = "x-synchronous"
 _STARTING_TOKEN = "x-starting-token"
 _MAX_ITEMS = "x-max-items"
 _NEXT_TOKEN = "x-next-token"
 _ID_LENGTH = 36
+_PAGE_BYTES = 4 * 1024 * 1024
+"""More than that comes in several pages, whatever the client asked for."""
 _COUNT = re.compile(r"[0-9]{1,18}")
 """A number of items, in few enough digits for any purpose."""
 
@@ -61,12 +64,13 @@ def page(request: Request) -> Response:
     Raises:
         BadParameter: there is no such token, or the number of items is none.
     """
+    request_record.note(is_poll=True)
     token, most = _said(request, _STARTING_TOKEN) or "", _max_items(request)
     result = context(request).results.get(token[:_ID_LENGTH])
     if result is None:
         raise BadParameter(f"Invalid {_STARTING_TOKEN}: {token}")
     begin = _offset(token, len(result.pieces))
-    end = len(result.pieces) if most is None else min(begin + most, len(result.pieces))
+    end = _end(result.pieces, begin, most)
     is_last = result.is_complete and end == len(result.pieces)
     if begin == end and not is_last:
         return Response(status_code=202, headers=_token_headers(token))
@@ -75,6 +79,16 @@ def page(request: Request) -> Response:
     if not is_last:
         response.headers.update(_token_headers(f"{result.token}{end}"))
     return response
+
+
+def _end(pieces: Sequence[bytes], begin: int, most: int | None) -> int:
+    """Where a page that begins there ends: after `most` items, or what is much to hand out at once."""
+    limit = len(pieces) if most is None else min(begin + most, len(pieces))
+    end, num_bytes = begin, 0
+    while end < limit and (end == begin or num_bytes + len(pieces[end]) <= _PAGE_BYTES):
+        num_bytes += len(pieces[end])
+        end += 1
+    return end
 
 
 class _Submitted(Response):
@@ -92,6 +106,7 @@ class _Submitted(Response):
             await super().__call__(scope, receive, send)
             await self._work(scope)
         finally:
+            request_record.note(status=self._result.status)
             self._results.close(self._result)
 
     async def _work(self, scope: Scope) -> None:
@@ -126,6 +141,7 @@ def _check_room(known: Context) -> None:
     if known.limits is None or known.requests is None:
         return
     if known.requests.num_in_flight >= known.limits.num_in_flight:
+        metrics.REQUESTS_REFUSED.inc()
         raise EngineOverloaded(f"Worker queue capacity exceeded for model: {known.model_name}")
 
 
@@ -133,8 +149,7 @@ def _said(request: Request, name: str) -> str | None:
     """A header, or SageMaker's attribute of that name."""
     if (text := request.headers.get(name)) is not None:
         return text
-    attributes = custom_attributes(request.headers.get(CUSTOM_ATTRIBUTES, ""))
-    return next((text for key, text in attributes.items() if key.lower() == name), None)
+    return attributes(request).get(name)
 
 
 def _offset(token: str, count: int) -> int:

@@ -21,8 +21,6 @@ from serving.errors import ServingError
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
-_CLIENT_LEFT = 499
-"""Never sent, as nobody is there; it stands in the access log."""
 
 
 async def answer(handler: Handler, request: Request) -> Response:
@@ -50,7 +48,7 @@ async def read(request: Request) -> InferenceRequest | None:
 
 def client_left() -> Response:
     """An answer for nobody."""
-    return Response(status_code=_CLIENT_LEFT)
+    return Response(status_code=error_responses.CLIENT_LEFT)
 
 
 async def first_byte(handler: Handler, request: InferenceRequest) -> Response:
@@ -145,7 +143,7 @@ def _ours(error: Exception, request_id: str) -> ServingError:
     if isinstance(error, ServingError):
         return error
     logger.error("request %s failed", request_id, exc_info=error)
-    return ServingError("internal error; the server's log has the details")
+    return ServingError(error_responses.INTERNAL)
 
 
 async def _disconnected(receive: Receive) -> None:

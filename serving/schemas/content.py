@@ -28,7 +28,7 @@ def decode(content_type: str | None, body: bytes) -> dict[str, Any]:
         PayloadError: not decodable, or a content type that is not supported.
     """
     kind = kind_of(content_type)
-    if _is_json(kind, body):
+    if is_json(kind, body):
         return as_object(_json(body))
     if kind in _LISTS:
         return {"inputs": _LISTS[kind](_text(body))}
@@ -58,7 +58,7 @@ def decode_any(content_type: str | None, body: bytes) -> Any:
         PayloadError: not decodable.
     """
     kind = kind_of(content_type)
-    if _is_json(kind, body):
+    if is_json(kind, body):
         return _json(body)
     return {"inputs": _LISTS[kind](_text(body)) if kind in _LISTS else body}
 
@@ -79,7 +79,8 @@ def kind_of(content_type: str | None) -> str:
     return (content_type or "application/json").split(";")[0].strip().lower()
 
 
-def _is_json(kind: str, body: bytes) -> bool:
+def is_json(kind: str, body: bytes) -> bool:
+    """A body of this type is read as JSON, whatever the type says."""
     return "json" in kind or (kind == FORM and body.lstrip().startswith(b"{"))
 
 

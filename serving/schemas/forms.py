@@ -26,11 +26,11 @@ async def fields(headers: Mapping[str, str], body: bytes) -> list[tuple[str, byt
         yield b""
 
     parser: MultiPartParser | FormParser
+    # The body is in memory already, and its length was limited.
     if is_multipart(headers.get("content-type")):
-        # The body is in memory already, and its length was limited.
         parser = MultiPartParser(Headers(headers), pieces(), max_part_size=len(body) + 1)
     else:
-        parser = FormParser(Headers(headers), pieces())
+        parser = FormParser(Headers(headers), pieces(), max_fields=len(body) + 1, max_part_size=len(body) + 1)
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:

@@ -99,7 +99,7 @@ UPSTREAM_FAULT = re.compile(r"'\w+' object has no attribute 'get'")
 def is_asked_for(operation: schemathesis.APIOperation, answer: schemathesis.Response) -> bool:
     """Below 500, a refusal that says so, or a fault that upstream's route has as well."""
     if answer.status_code == 503:
-        return "retry-after" in answer.headers
+        return "retry-after" in answer.headers and "Worker queue capacity exceeded" in answer.text
     if operation.path.startswith("/v1/") and answer.status_code == 500:
         return UPSTREAM_FAULT.search(answer.text) is not None
     return answer.status_code < 500 or (answer.status_code == 501 and NOT_DONE.search(answer.text) is not None)

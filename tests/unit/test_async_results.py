@@ -84,6 +84,15 @@ async def test_one_that_is_too_long_is_told_once() -> None:
     assert len(results) == 1
 
 
+async def test_one_that_can_never_fit_takes_nobodys_place() -> None:
+    one = sys.getsizeof(PIECE) + 8
+    results = AsyncResults(ServerSettings(memory_cache_max_bytes=3 * one))
+    others = [finished(results), finished(results)]
+    with pytest.raises(ResultsFull):
+        results.append(results.create(), PIECE * 4)
+    assert [results.get(other.token) for other in others] == others
+
+
 async def test_incomplete_one_is_forgotten() -> None:
     results = AsyncResults(ServerSettings())
     result = results.create()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Too many errors within a time, and the server asks load balancers to look elsewhere."""
 
+from dataclasses import replace
+
 import pytest
 
 from serving import error_rates
@@ -10,6 +12,7 @@ from serving.config.options import ServerSettings
 from serving.errors import EngineError, EngineOverloaded, PayloadError
 from tests.conftest import client_of, context_of
 from tests.fakes import FakeEngine
+from tests.unit.asgi import Exchange
 
 pytestmark = pytest.mark.pure
 
@@ -57,6 +60,31 @@ async def test_limit(engine: FakeEngine, key: str, failures: list[Exception], is
         assert ping.status_code == (503 if is_tripped else 200)
         assert ping.json() == {"test": {"status": "Healthy"}}
         assert (await client.post("/invocations", json={"inputs": "hi"})).status_code == 200
+
+
+async def test_what_is_no_failure_does_not_count(engine: FakeEngine) -> None:
+    """Probes, what is refused on purpose, and polls for the answer to a request that was counted."""
+    settings = ServerSettings.model_validate({"error_rate_any": "1/PT5M", "stall_timeout": 1})
+    engine.stalled_s = 60
+    app = create_app(replace(context_of(engine), settings=settings), settings)
+    async with client_of(app) as client:
+        for _ in range(3):
+            assert (await client.get("/ready")).status_code == 503
+            assert (await client.delete("/models/test")).status_code == 501
+        assert (await client.get("/ping")).status_code == 200
+
+
+async def test_failure_of_an_asynchronous_request_counts_once(engine: FakeEngine) -> None:
+    settings = ServerSettings.model_validate({"error_rate_any": "1/PT5M"})
+    app = create_app(context_of(engine), settings)
+    engine.failure = EngineError("broken")
+    token = ""
+    for number in range(4):
+        headers = {"x-starting-token": token} if token else {"x-synchronous": "false"}
+        exchange = await Exchange(app, headers=headers, body=[b'{"inputs": "hi"}']).run()
+        token = token or exchange.headers["x-next-token"]
+        assert exchange.status == (200 if number == 0 else 500)
+    assert (await Exchange(app, path="/ping").run()).status == 200
 
 
 def test_errors_of_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:

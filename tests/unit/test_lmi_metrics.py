@@ -18,6 +18,10 @@ def registry() -> CollectorRegistry:
     durations = Histogram("lmi_request_duration_seconds", "x", ["family"], buckets=(0.5, 1), registry=registry)
     for family, seconds in (("lmi", 0.25), ("tgi", 0.75), ("openai", 5)):
         durations.labels(family).observe(seconds)
+    requests.labels("/ready", 503).inc(7)
+    requests.labels("/a", 499).inc(3)
+    Counter("lmi_requests_refused", "x", registry=registry).inc(4)
+    Gauge("lmi_ready_seconds", "x", registry=registry).set(3.5)
     start = Gauge("lmi_start_seconds", "x", ["phase"], registry=registry)
     start.labels("imports").set(1.5)
     start.labels("engine").set(2)
@@ -38,7 +42,7 @@ def test_counts_and_durations(registry: CollectorRegistry, monkeypatch: pytest.M
         'Response_2XX_total{Host="h"}': 4,
         'Response_4XX_total{Host="h"}': 2,
         'Response_5XX_total{Host="h"}': 2,
-        'WlmError_total{Host="h"}': 1,
+        'WlmError_total{Host="h"}': 4,
         'ServerError_total{Host="h"}': 1,
         'LoadModel{Model="m"}': 2_000_000,
         'RequestLatency_bucket{Model="m",le="500000.0"}': 1,

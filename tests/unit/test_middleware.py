@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Request ids and LMI's headers, the body limit and API keys, on a small app behind each middleware."""
 
+import json
 import uuid
 
 import pytest
@@ -44,6 +45,29 @@ class Echo:
             assert self._on_large is not None
             response = self._on_large
         await response(scope, receive, send)
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+async def test_failure_that_nobody_foresaw(caplog: pytest.LogCaptureFixture, has_begun: bool) -> None:
+    """An answer as any other, with the id and without the reason, which is the log's; cut where it has begun."""
+
+    async def broken(scope: Scope, receive: Receive, send: Send) -> None:
+        if has_begun:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError("a secret")
+
+    exchange = Exchange(RequestHeaders(broken), headers={"x-request-id": "id-1"})
+    if has_begun:
+        with pytest.raises(RuntimeError, match="a secret"):
+            await exchange.run()
+        return
+    await exchange.run()
+    assert (exchange.status, exchange.headers["x-request-id"]) == (500, "id-1")
+    assert json.loads(exchange.bodies[0]) == {
+        "code": 500, "type": "InternalServerException", "message": "internal error; the server's log has the details",
+    }  # fmt: skip
+    assert "request id-1 failed" in caplog.text
+    assert "a secret" in caplog.text
 
 
 @pytest.mark.parametrize("body", [[b"0123456789"], [b"01234", b"56789"], [b""]])

@@ -128,6 +128,37 @@ async def test_kind_of_error(
     assert error in lines(caplog)[-1].getMessage()
 
 
+async def test_bug_is_counted(engine: FakeEngine, caplog: pytest.LogCaptureFixture) -> None:
+    app = create_app(context_of(engine), ServerSettings())
+
+    @app.get("/broken")
+    async def broken() -> None:
+        raise RuntimeError
+
+    async with client_of(app) as client:
+        assert (await client.get("/broken")).status_code == 500
+    assert lines(caplog)[-1].getMessage().startswith("GET /broken 500 ")
+    assert REGISTRY.get_sample_value("lmi_requests_total", {"route": "/broken", "status": "500"}) == 1
+
+
+async def test_what_others_did_is_not_our_overhead(caplog: pytest.LogCaptureFixture) -> None:
+    opened = gate(Client())
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await asyncio.sleep(0.2)
+        request_record.restart()
+        await streaming(opened)(scope, receive, send)
+
+    async def receive_nothing_more(scope: Scope, receive: Receive, send: Send) -> None:
+        await app(scope, receive, send)
+
+    await Exchange(RequestLog(receive_nothing_more), body=[b"a", b"b"]).run()
+    (line,) = lines(caplog)
+    assert line.overhead_ms < 100
+    assert line.total_ms > 200
+
+
 async def test_client_that_leaves(engine: FakeEngine, caplog: pytest.LogCaptureFixture) -> None:
     label = {"route": "/invocations", "status": "499"}
     before = REGISTRY.get_sample_value("lmi_requests_total", label) or 0

@@ -156,6 +156,18 @@ class TestAddresses:
         assert config.management is not None
         assert (config.is_tls, config.management.is_tls) == are_tls
 
+    @pytest.mark.parametrize("moved", [{"SAGEMAKER_BIND_TO_PORT": "8081"}, {}])
+    def test_moved_onto_each_other(self, tmp_path: Path, moved: dict[str, str]) -> None:
+        """Management is not put on the public port in silence."""
+        env = {
+            "SERVING_INFERENCE_ADDRESS": "http://0.0.0.0:8080",
+            "SERVING_MANAGEMENT_ADDRESS": "http://0.0.0.0:8081",
+            **moved,
+        }
+        ((kind, text),) = refused(tmp_path, argv="org/m" if moved else "org/m --port 8081", **env)
+        assert kind == "CONFLICT"
+        assert "moves inference" in text
+
 
 class TestRequestId:
     MARKER: ClassVar = {"/opt/ml/.sagemaker_infra/endpoint-metadata.json": "{}"}

@@ -75,10 +75,13 @@ async def test_life(parts: Parts) -> None:
 async def test_metrics_have_the_adapters_that_are_there(parts: Parts) -> None:
     label = {"adapter": "a7"}
     await parts.gate.add(parts.request(7))
-    await parts.gate.enter(parts.gate.usable(parts.request(7)), user := Parts(parts.folder))
+    known = parts.gate.usable(parts.request(7))
+    await parts.gate.enter(known, user := Parts(parts.folder))
     assert REGISTRY.get_sample_value("lmi_adapter_requests_total", label) == 1
     parts.gate.slots.release(7, user)
     parts.gate.remove(7)
+    assert REGISTRY.get_sample_value("lmi_adapter_requests_total", label) is None
+    await parts.gate.enter(known, Parts(parts.folder))
     assert REGISTRY.get_sample_value("lmi_adapter_requests_total", label) is None
 
 

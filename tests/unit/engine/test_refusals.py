@@ -66,5 +66,5 @@ async def test_refusal(status: HTTPStatus, ours: type[EngineError], code: str, p
 def test_bodies_that_trip_vllm_are_the_clients_fault() -> None:
     """vLLM's own checks look into an object before they know that it is one."""
     text = "Input parsing failed: 'int' object has no attribute 'get'"
-    with pytest.raises(PayloadError, match=text), vllm_engine._request_errors():
+    with pytest.raises(PayloadError, match=text), vllm_engine._odd_values():
         CompletionRequest.model_validate({"prompt": "a", "structured_outputs": 5})

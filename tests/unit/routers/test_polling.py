@@ -15,6 +15,7 @@ from serving.async_results import AsyncResults
 from serving.config.limits import Limits
 from serving.config.options import ServerSettings
 from serving.errors import EngineOverloaded, PayloadError
+from serving.routers import polling
 from tests.conftest import context_of
 from tests.fakes import FakeEngine
 from tests.unit.asgi import TIMEOUT_S, Exchange, invocation
@@ -112,6 +113,21 @@ async def test_pieces_as_they_come(engine: FakeEngine) -> None:
     assert waiting.headers["x-next-token"] == f"{token}{len(pieces)}"
     for call in clients.calls:
         call.cancel()
+
+
+async def test_pages_are_bounded(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much there is, a page is not more than so many bytes, and never nothing."""
+    monkeypatch.setattr(polling, "_PAGE_BYTES", 1)
+    clients = Clients(engine)
+    page = await clients.answer(await clients.submit(max_new_tokens=2))
+    whole = b""
+    for _ in range(10):
+        whole += b"".join(page.bodies)
+        if "x-next-token" not in page.headers:
+            break
+        page = await clients.poll(page.headers["x-next-token"])
+    assert whole.count(b'"token"') == 2
+    assert "x-next-token" not in page.headers
 
 
 async def test_call_that_is_cancelled(engine: FakeEngine) -> None:

@@ -46,6 +46,33 @@ async def test_where_it_may_be_said(client: httpx.AsyncClient, version: str, sta
         assert answers[0].json()["message"] == "Model or workflow not found: test, version v2"
 
 
+@pytest.mark.parametrize(("version", "status"), [("v1", 200), ("v2", 404)])
+async def test_management(client: httpx.AsyncClient, version: str, status: int) -> None:
+    answers = [
+        await client.get(f"/models/test/{version}"),
+        await client.get(f"/workflows/test/{version}"),
+        await client.put(f"/models/test/{version}?min_worker=1&max_worker=1"),
+    ]
+    assert [answer.status_code for answer in answers] == [status] * 3
+    assert (await client.delete(f"/models/test/{version}")).status_code == (501 if status == 200 else 404)
+    assert (await client.get("/models/test/adapters")).json()["message"] == "LoRA is not enabled."
+    assert (await client.get("/models/test/invoke")).status_code == 405
+
+
+@pytest.mark.parametrize("body", ['{"inputs": "http://x/?a=1&model_name=other&b=2"}', "data=see+model_name%3Dx"])
+async def test_name_of_a_model_in_a_prompt(client: httpx.AsyncClient, body: str) -> None:
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+    assert (await client.post("/invocations", content=body, headers=headers)).status_code == 200
+    long = body.replace("see", "see+" * 300_000).replace("http", "h" * 1_100_000)
+    assert (await client.post("/invocations", content=long, headers=headers)).status_code in (200, 413)
+
+
+async def test_attribute_in_any_case(client: httpx.AsyncClient) -> None:
+    for name in ("model_name", "Model_Name"):
+        answer = await client.post("/invocations", json=HI, headers={ATTRIBUTES: f"{name}=nope"})
+        assert answer.status_code == 404
+
+
 async def test_stronger_places(client: httpx.AsyncClient) -> None:
     """The path beats the query, the query the header."""
     answer = await client.post("/predictions/test/v1?model_version=v2", json=HI, headers={"model_version": "v3"})
