@@ -224,7 +224,7 @@ async def test_listeners_of_the_whole_app(guarded: tuple[FastAPI, FakeEngine, li
         return {concrete(route.path) for router in routers for route in router.routes}  # type: ignore[attr-defined]
 
     everything = {concrete(route.path) for route in app.routes} - sockets(app)  # type: ignore[attr-defined]
-    managing = of(management.router, adapters.router)
+    managing = of(management.router, management.versions, adapters.router)
     assert {"/models", "/models/test/reload", "/adapters/test", "/v1/load_lora_adapter"} <= managing
     assert await there(Listener.INFERENCE) == everything - managing
     assert await there(Listener.MANAGEMENT) == (managing | of(health.router, kserve.router))
