@@ -22,6 +22,7 @@ REQUEST_OVERHEAD_SECONDS = Histogram(
 )
 REQUESTS_REFUSED = Counter("lmi_requests_refused", "Requests for the engine that there was no room for.")
 REQUESTS_IN_FLIGHT = Gauge("lmi_requests_in_flight", "Requests that are under way in the engine or a custom handler.")
+TOOL_REQUESTS = Counter("lmi_tool_requests", "Requests with tools, by what reads the calls.", ["mode"])
 EVENT_LOOP_STALLS = Counter("lmi_event_loop_stalls", "How often something kept the event loop from its other work.")
 EVENT_LOOP_STALL_SECONDS = Counter("lmi_event_loop_stall_seconds", "How long it was kept, in all.")
 READY_SECONDS = Gauge("lmi_ready_seconds", "From the process's begin until the server was ready.")

@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-from starlette.datastructures import Headers
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving import error_responses, metrics, request_record
@@ -21,6 +21,8 @@ from serving.request_record import RequestRecord
 logger = logging.getLogger(__name__)
 
 _FALLBACK = "x-custom-handler-fallback"
+_TOOLS = "x-tool-calls-by"
+"""Tells a client what reads calls of functions from its answer."""
 _ON_PURPOSE = (HTTPStatus.NOT_IMPLEMENTED,)
 """Statuses that look like a failure of the server's and are none."""
 _PLAIN = re.compile(r"[\w.:/%+-]*")
@@ -68,7 +70,11 @@ class RequestLog:
             record.written()
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                record.fallback = Headers(raw=message["headers"]).get(_FALLBACK, "")
+                headers = MutableHeaders(raw=message["headers"])
+                record.fallback = headers.get(_FALLBACK, "")
+                if record.tools:
+                    headers[_TOOLS] = record.tools
+                    message["headers"] = headers.raw
             elif not message.get("more_body", False):
                 is_complete = True
             await send(message)
@@ -101,6 +107,8 @@ def _observe(scope: Scope, record: RequestRecord, family: str, is_aside: bool) -
     metrics.REQUESTS.labels(route, error_responses.CLIENT_LEFT if record.has_left else record.status).inc()
     if not is_aside:
         metrics.REQUEST_DURATION_SECONDS.labels(family).observe(record.ended - record.began)
+    if record.tools:
+        metrics.TOOL_REQUESTS.labels(record.tools).inc()
     if record.overhead_s is not None:
         metrics.REQUEST_OVERHEAD_SECONDS.labels(family).observe(record.overhead_s)
 
@@ -114,6 +122,7 @@ def _facts(scope: Scope, record: RequestRecord, family: str) -> dict[str, Any]:
         "family": family,
         "handler": record.handler,
         "fallback": record.fallback,
+        "tools": record.tools,
         "adapter": record.adapter,
         "error": record.error,
         "client_left": record.has_left,

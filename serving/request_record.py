@@ -26,6 +26,7 @@ class RequestRecord:
         handler: what answered on LMI's and TGI's routes.
         fallback: why the default handler answered in place of the custom one.
         error: the kind of error that it was answered with.
+        tools: what reads calls of functions from the answer: `parser`, `fallback`; empty for requests without tools.
         adapter: the LoRA adapter that the engine used.
         num_prompt_tokens: that the engine read, over all prompts.
         num_tokens: that it generated, over all prompts.
@@ -44,6 +45,7 @@ class RequestRecord:
     handler: str = ""
     fallback: str = ""
     error: str = ""
+    tools: str = ""
     adapter: str = ""
     num_prompt_tokens: int = 0
     num_tokens: int = 0

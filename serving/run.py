@@ -141,7 +141,8 @@ class _Launcher:
                 await asyncio.to_thread(importlib.import_module, "serving.engine.vllm_engine")
             from serving.engine.vllm_engine import VllmEngine
 
-        engine = self._engine = VllmEngine(args, config.model_name, config.limits, self._ledger)
+        fallback = config.options.tool_fallback
+        engine = self._engine = VllmEngine(args, config.model_name, config.limits, self._ledger, fallback)
         try:
             if is_late:
                 await self._start_late(engine)

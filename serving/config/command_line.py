@@ -29,6 +29,7 @@ usage: lmi serve [MODEL] [flags]
   --host, --port           where to listen (127.0.0.1:8080)
   --port-file FILE         where to write the port once the server is ready, as for --port 0
   --config FILE            vLLM's YAML file of flags
+  --tool-fallback on|off   calls of functions without a tool_call_parser (on)
 
 Every flag of `vllm serve` is taken as well, with dashes or underscores. Options of LMI come from serving.properties
 (option.NAME=VALUE) and the environment (OPTION_NAME=VALUE); a flag beats both."""
@@ -135,6 +136,9 @@ def _read(token: str, tokens: _Tokens, line: CommandLine, nested: dict[str, tupl
         line.demo = True
     elif written in _OURS_WITH_VALUE:
         setattr(line, _OURS_WITH_VALUE[written], attached if equals else tokens.value(written))
+    elif written.replace("_", "-") == "--tool-fallback":
+        value = attached if equals else tokens.value(written)
+        line.settings.append(Setting("tool_fallback", value, "command line --tool-fallback"))
     elif match := re.fullmatch(r"-O=?([0-9A-Za-z]+)", token):
         line.settings.append(Setting("optimization_level", match[1], "command line -O"))
     else:

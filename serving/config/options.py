@@ -287,6 +287,10 @@ class LmiOptions(_Table):
     ] = Field(
         _MODEL_LOADING_TIMEOUT_S, ge=1, description="Seconds until the model must be loaded; then the start fails."
     )
+    tool_fallback: Bool = Field(
+        True,
+        description="Calls of functions work without a `tool_call_parser`; `off` refuses such requests, as vLLM.",
+    )
     enable_reasoning: Bool = Field(False, description="Older switch; `reasoning_parser` alone turns reasoning on.")
     lmcache_config_file: str | None = Field(None, description="LMCache's configuration, from the model directory.")
     lmcache_auto_config: Bool = Field(False, description="LMCache with sizes that are worked out from the machine.")

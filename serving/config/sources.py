@@ -58,7 +58,6 @@ _CLIENTS_OWN = {
     "type": "it is the client's name for the server",
     "api_base": "it says where the client looks for the server",
     "api_key": "the client's key; the server's is api_key outside the block",
-    "function_calling": "set tool_call_parser and enable_auto_tool_choice",
 }
 _READ_ELSEWHERE = frozenset({"SERVING_DOWNLOAD_DIR", "SERVING_OPTS", "SERVING_FEATURES"})
 """Variables that look like one of the server's keys and are none."""
@@ -304,7 +303,10 @@ def _add_backend(
             warnings.append(f"backend.{key} ({path.name}) has no effect: {_CLIENTS_OWN[name]}")
         elif name in _SAMPLING:
             sampling[_SAMPLING[name]] = value
-        elif name in entries:
+        elif name == "function_calling" and "tool_fallback" not in entries:
+            is_on = value.get("enabled", True) if isinstance(value, dict) else value
+            entries["tool_fallback"] = (f"backend.{key}", is_on)
+        elif (name := "tool_fallback" if name == "function_calling" else name) in entries:
             warnings.append(f"backend.{key} ({path.name}) has no effect beside {entries[name][0]}")
         else:
             entries[name] = (f"backend.{key}", value)

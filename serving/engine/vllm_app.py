@@ -36,6 +36,8 @@ from vllm.tool_parsers import ToolParserManager
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 from vllm.utils.system_utils import set_ulimit
 
+from serving.engine import vllm_tools, vllm_words
+
 __all__ = ["attach", "build_state", "lifespan", "parse_arguments", "serve_parser", "split_arguments", "uvicorn_options"]
 
 
@@ -78,11 +80,24 @@ def parse_arguments(tokens: Sequence[str]) -> Namespace:
     return cast(Namespace, args)
 
 
-async def build_state(client: Any, args: Namespace, tasks: tuple[str, ...]) -> State:
-    """What vLLM's routes look up on `app.state`, made around `client`."""
+async def build_state(client: Any, args: Namespace, tasks: tuple[str, ...], tool_fallback: bool) -> State:
+    """What vLLM's routes look up on `app.state`, made around `client`.
+
+    Args:
+        client: vLLM's, or the gate in front of it.
+        args: vLLM's.
+        tasks: what the engine supports.
+        tool_fallback: calls of functions are recognized without a parser, too.
+    """
     state = State()
+    if tool_fallback:
+        vllm_tools.install(args, client)
     with _kept_log_levels():
         await init_app_state(client, state, args, tasks)
+    if tool_fallback:
+        vllm_tools.tell_of_tools(state.online_renderer)
+    vllm_tools.note_modes(state)
+    vllm_words.accept(state)
     # vLLM's error handler tells its server to stop when the engine is dead; ours looks for itself (`server.py`).
     state.server = SimpleNamespace(should_exit=False)
     return state
@@ -105,6 +120,7 @@ def attach(app: FastAPI, state: State, tasks: tuple[str, ...], model_config: Mod
     app.state._state.update(state._state)
     with _kept_log_levels():
         register_api_routers(args, app, tasks, model_config)
+        vllm_words.attach(app, state)
         attach_endpoint_plugins(app, tasks)
         app.router.routes[:] = ours + [
             route

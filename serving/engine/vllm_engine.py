@@ -86,7 +86,8 @@ _NEEDS_TORCHVISION = (
 class VllmEngine:
     """vLLM's `AsyncLLM` with its serving objects, started once and closed once."""
 
-    def __init__(self, args: Namespace, model_name: str, limits: Limits, ledger: Ledger):
+    def __init__(self, args: Namespace, model_name: str, limits: Limits, ledger: Ledger, tool_fallback: bool = True):
+        self._tool_fallback = tool_fallback
         self._ledger = ledger
         self._args = args
         self._model_name = model_name
@@ -117,7 +118,7 @@ class VllmEngine:
             self.gate = EngineGate(self._client, self._model_name, GracefulHTTPError, loras)
             self.gate.is_traced = await self._client.is_tracing_enabled()
             with self._ledger.phase("routes"):
-                self.state = await vllm_app.build_state(self.gate, self._args, self.tasks)
+                self.state = await vllm_app.build_state(self.gate, self._args, self.tasks, self._tool_fallback)
             self.loras = VllmLoras(self.state.openai_serving_models, self._client, self.gate)
             if "generate" in self.tasks:
                 self._vocabulary = self._read_vocabulary()

@@ -264,15 +264,13 @@ def test_block_of_a_program_that_starts_vllm(tmp_path: Path) -> None:
     path, warnings = tmp_path / "c.yaml", list[str]()
     path.write_text(
         "seed: 7\nbackend:\n  type: vllm\n  model: org/m\n  host: localhost\n  port: 8000\n  api_base: http://localhost\n"
-        "  temperature: 0.7\n  max_tokens: 512\n  dtype: auto\n  function_calling: {enabled: true}\n"
+        "  temperature: 0.7\n  max_tokens: 512\n  dtype: auto\n  function_calling: {enabled: false}\n"
     )
     assert [(setting.name, setting.text) for setting in from_yaml(path, warnings)] == [
         ("seed", "7"), ("model", "org/m"), ("host", "localhost"), ("port", "8000"), ("dtype", "auto"),
-        ("override_generation_config", '{"temperature": 0.7, "max_new_tokens": 512}'),
+        ("tool_fallback", "false"), ("override_generation_config", '{"temperature": 0.7, "max_new_tokens": 512}'),
     ]  # fmt: skip
-    assert [warning.split()[0] for warning in warnings] == [
-        "backend.type", "backend.api_base", "backend.function_calling"
-    ]  # fmt: skip
+    assert [warning.split()[0] for warning in warnings] == ["backend.type", "backend.api_base"]
 
 
 def test_block_beside_the_same_outside(tmp_path: Path) -> None:
