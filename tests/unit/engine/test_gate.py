@@ -236,7 +236,7 @@ async def test_offered_adapter_that_does_not_load(adapter: LoraRequest) -> None:
 
 async def test_wait_for_a_slot(adapter: LoraRequest) -> None:
     """It counts as in flight, is bounded like any other wait, and ends with the request that has the slot."""
-    opened = gate(LoraClient(0, 0), first_output_s=0.5)
+    opened = gate(LoraClient(0, 0), first_output_s=1)
     numbers = [1, 2, 3]
     requests = [msgspec.structs.replace(adapter, lora_int_id=number, lora_name=f"a{number}") for number in numbers]
     for request in requests:
@@ -253,7 +253,7 @@ async def test_wait_for_a_slot(adapter: LoraRequest) -> None:
     assert (waiting.done(), opened.num_in_flight, opened.loras.slots.num_waiting) == (False, 4, 1)
     await first.aclose()
     del second
-    assert await asyncio.wait_for(waiting, 1) == "x"
+    assert await asyncio.wait_for(waiting, 5) == "x"
     assert opened.loras.slots.num_waiting == 0
 
 

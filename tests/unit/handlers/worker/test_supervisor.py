@@ -490,7 +490,9 @@ def handle(inputs):
         pid = supervisor.pid
         results = await asyncio.gather(*(call(supervisor) for _ in range(6)), return_exceptions=True)
         kinds = [type(result) for result in results]
-        assert kinds == [dict, dict, CallTimedOut, CallTimedOut, CallTimedOut, CallTimedOut]
+        # Two fit into the time; on a busy machine the second may not.
+        assert kinds[0] is dict
+        assert kinds[2:] == [CallTimedOut] * 4
         await asyncio.sleep(1)
         assert await call(supervisor) == {"pid": pid}
         assert supervisor.num_deaths == 0
