@@ -20,6 +20,7 @@ def test_phases() -> None:
                 time.sleep(0.06)
     with pytest.raises(ValueError, match="x"), ledger.phase("two"):
         raise ValueError("x")
+    before = ledger.total_s
     text = ledger.close()
     assert text.startswith("Python ")
     assert "inside" not in text
@@ -29,4 +30,4 @@ def test_phases() -> None:
         for phase in ("Python", "one", "two", "other")
     }
     assert 0.24 <= seconds["one"] < 2
-    assert sum(seconds.values()) == pytest.approx(ledger.total_s, abs=0.5)
+    assert before <= sum(seconds.values()) <= ledger.total_s + 0.001

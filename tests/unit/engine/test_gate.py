@@ -236,7 +236,7 @@ async def test_offered_adapter_that_does_not_load(adapter: LoraRequest) -> None:
 
 async def test_wait_for_a_slot(adapter: LoraRequest) -> None:
     """It counts as in flight, is bounded like any other wait, and ends with the request that has the slot."""
-    opened = gate(LoraClient(0, 0), first_output_s=1)
+    opened = gate(LoraClient(0, 0), first_output_s=2)
     numbers = [1, 2, 3]
     requests = [msgspec.structs.replace(adapter, lora_int_id=number, lora_name=f"a{number}") for number in numbers]
     for request in requests:

@@ -482,11 +482,11 @@ async def test_queue_is_no_reason_to_kill(tmp_path: Path, monkeypatch: pytest.Mo
         + """
 def handle(inputs):
     if inputs.is_empty(): return Output()
-    time.sleep(0.4)
+    time.sleep(1)
     return {"pid": os.getpid()}
 """
     )
-    async with running(tmp_path, code, num_threads=1, answer_s=1) as supervisor:
+    async with running(tmp_path, code, num_threads=1, answer_s=2.5) as supervisor:
         pid = supervisor.pid
         results = await asyncio.gather(*(call(supervisor) for _ in range(6)), return_exceptions=True)
         kinds = [type(result) for result in results]
