@@ -98,7 +98,8 @@ async def measure(argv: list[str], adapter: Path) -> dict[str, float]:
 
     config = resolve({"OPTION_ENABLE_LORA": "true"}, argv, Host.local(os.environ), demo.MODEL_DIR)
     os.environ.update(config.environment)
-    engine = VllmEngine(namespace(config.vllm_arguments), config.model_name, config.limits, Ledger())
+    args, fallback = namespace(config.vllm_arguments), config.options.tool_fallback
+    engine = VllmEngine(args, config.model_name, config.limits, Ledger(), fallback)
     await engine.start()
     try:
         sources = AdapterSources([str(adapter.parent)], adapter.parent)

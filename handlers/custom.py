@@ -23,7 +23,7 @@ from handlers.worker.process import CallFailed, CallTimedOut, LoadError, WorkerD
 from handlers.worker.protocol import Nothing, Opened, Reply
 from handlers.worker.request import hook_request, worker_request
 from handlers.worker.supervisor import StartUp, Supervisor, WorkerDown
-from serving import metrics, request_record
+from serving import metrics, overload, request_record
 from serving.config.limits import Limits
 from serving.errors import (
     AdapterRefused,
@@ -31,7 +31,6 @@ from serving.errors import (
     ConfigError,
     CustomCodeError,
     DefaultUnavailable,
-    EngineOverloaded,
     PayloadError,
     Problem,
 )
@@ -206,8 +205,7 @@ class CustomHandler:
             error = self._error(424, self._load_error)
             return await self._fall_back(request, Failure("load_error", error))
         if self._num_in_flight >= self._limits.num_in_flight or self._supervisor.is_backed_up:
-            metrics.REQUESTS_REFUSED.inc()
-            raise EngineOverloaded(f"Worker queue capacity exceeded for model: {self._name}")
+            raise overload.refused(self._name)
         self._num_in_flight += 1
         is_open = False
         try:

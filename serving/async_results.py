@@ -92,8 +92,8 @@ class AsyncResults:
             ResultsFull: once, where there is no memory for it; how the answer ends after that is kept all the same.
         """
         num_bytes = sys.getsizeof(piece) + _SLOT_BYTES
-        while self._finished and self.num_bytes + num_bytes > self._max_bytes and self._has_room(num_bytes):
-            self._drop_oldest()
+        if self.num_bytes + num_bytes > self._max_bytes:
+            self._make_room(num_bytes)
         if self.num_bytes + num_bytes > self._max_bytes and not result.is_cut:
             result.is_cut = True
             raise ResultsFull("there is no memory for this asynchronous result; memory_cache_max_bytes bounds it")
@@ -101,9 +101,11 @@ class AsyncResults:
         result.num_bytes += num_bytes
         self.num_bytes += num_bytes
 
-    def _has_room(self, num_bytes: int) -> bool:
-        """There would be, without the finished ones."""
-        return sum(one.num_bytes for one in self._unfinished.values()) + num_bytes <= self._max_bytes
+    def _make_room(self, num_bytes: int) -> None:
+        """Drops finished ones, where that helps."""
+        unfinished = sum(one.num_bytes for one in self._unfinished.values())
+        while unfinished + num_bytes <= self._max_bytes < self.num_bytes + num_bytes:
+            self._drop_oldest()
 
     def close(self, result: Result) -> None:
         """Nobody works on this answer any more: from now on it may expire, or is forgotten if it is not complete."""

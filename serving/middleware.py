@@ -57,7 +57,6 @@ class RequestHeaders:
         request_id = told if _is_id(told) else str(uuid.uuid4())
         scope.setdefault("state", {})["request_id"] = request_id
         extra = {} if error_responses.family(scope) == "openai" else _LMI_HEADERS
-
         has_begun = False
 
         async def with_headers(message: Message) -> None:

@@ -70,11 +70,10 @@ class RequestLog:
             record.written()
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                headers = MutableHeaders(raw=message["headers"])
+                headers = MutableHeaders(scope=message)
                 record.fallback = headers.get(_FALLBACK, "")
                 if record.tools:
                     headers[_TOOLS] = record.tools
-                    message["headers"] = headers.raw
             elif not message.get("more_body", False):
                 is_complete = True
             await send(message)

@@ -14,7 +14,7 @@ from http import HTTPStatus
 from typing import Any
 from weakref import WeakSet
 
-from serving import metrics, request_record
+from serving import overload, request_record
 from serving.config.limits import Limits
 from serving.engine.lora_gate import KnownLora, LoraGate
 from serving.errors import AdapterRefused, AdapterSlotsExhausted
@@ -103,9 +103,7 @@ class EngineGate:
             if self.is_traced:
                 kwargs["trace_headers"] = kwargs.get("trace_headers") or record.trace_headers()
         if self.limits is not None and len(self._streams) >= self.limits.num_in_flight:
-            text = f"Worker queue capacity exceeded for model: {self._model_name}"
-            metrics.REQUESTS_REFUSED.inc()
-            raise self._refusal(text, HTTPStatus.SERVICE_UNAVAILABLE)
+            raise self._refusal(str(overload.refused(self._model_name)), HTTPStatus.SERVICE_UNAVAILABLE)
         known = None
         if (lora_request := kwargs.get("lora_request")) is not None:
             try:

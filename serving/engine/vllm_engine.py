@@ -86,7 +86,7 @@ _NEEDS_TORCHVISION = (
 class VllmEngine:
     """vLLM's `AsyncLLM` with its serving objects, started once and closed once."""
 
-    def __init__(self, args: Namespace, model_name: str, limits: Limits, ledger: Ledger, tool_fallback: bool = True):
+    def __init__(self, args: Namespace, model_name: str, limits: Limits, ledger: Ledger, tool_fallback: bool):
         self._tool_fallback = tool_fallback
         self._ledger = ledger
         self._args = args

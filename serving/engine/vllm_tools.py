@@ -94,7 +94,6 @@ class FallbackToolParser(ToolParser):
     """
 
     writes_grammar = True
-
     supports_required_and_named = False
     engine_based_streaming = True  # for the call of `finish_streaming`; texts come as deltas then
 
@@ -109,22 +108,19 @@ class FallbackToolParser(ToolParser):
         Raises:
             VLLMValidationError: a function's schema is none that the engine can follow.
         """
-        if not self.tools and _demanded(request) is None:
+        functions, demanded = self._functions(), _demanded(request)
+        if demanded is None:
             return request
-        functions = self._functions()
-        demanded = _demanded(request)
-        if demanded is not None:
-            if demanded not in functions and (demanded or not self.tools):
-                raise VLLMValidationError(f"there is no function {demanded!r}", parameter="tool_choice")
-            is_parallel = request.parallel_tool_calls is not False
-            schema = functions.schema_of(demanded) if demanded else functions.list_schema(is_parallel)
-            # A new object each time: vLLM writes into it.
-            constraint = _constraint(json.dumps(schema), self.writes_grammar)
-            request.structured_outputs = StructuredOutputsParams(**constraint)
-            if hasattr(request, "response_format"):
-                request.response_format = None
-            else:
-                request.text = None
+        if demanded not in functions and (demanded or not self.tools):
+            raise VLLMValidationError(f"there is no function {demanded!r}", parameter="tool_choice")
+        is_parallel = request.parallel_tool_calls is not False
+        schema = functions.schema_of(demanded) if demanded else functions.list_schema(is_parallel)
+        # A new object each time: vLLM writes into it.
+        request.structured_outputs = StructuredOutputsParams(**_constraint(json.dumps(schema), self.writes_grammar))
+        if hasattr(request, "response_format"):
+            request.response_format = None
+        else:
+            request.text = None
         return request
 
     def extract_tool_calls(self, model_output: str, request: Any) -> ExtractedToolCallInformation:
@@ -252,9 +248,10 @@ def _constraint(schema: str, writes_grammar: bool) -> dict[str, str]:
     Raises:
         VLLMValidationError: no grammar can be made of it.
     """
-    if not writes_grammar or has_xgrammar_unsupported_json_features(json.loads(schema)):
+    made = json.loads(schema)
+    if not writes_grammar or has_xgrammar_unsupported_json_features(made):
         compact = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
-        return {"json": json.dumps({**json.loads(schema), "x-guidance": compact})}  # for vLLM's other back ends
+        return {"json": json.dumps({**made, "x-guidance": compact})}  # for vLLM's other back ends
     try:
         grammar = xgrammar.Grammar.from_json_schema(schema, any_whitespace=False, separators=(",", ":"))
     except RuntimeError as error:

@@ -14,6 +14,7 @@ from fastapi import FastAPI, Request
 from pydantic import TypeAdapter, ValidationError
 from starlette.datastructures import State
 from starlette.responses import JSONResponse, Response
+from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import StructuredOutputsParams
 
@@ -42,9 +43,9 @@ def attach(app: FastAPI, state: State) -> None:
         for card in listed.data:
             if card.id == name:
                 return JSONResponse(card.model_dump())
-        message = f"The model `{name}` does not exist."
-        error = {"message": message, "type": "NotFoundError", "param": "model", "code": 404}
-        return JSONResponse({"error": error}, HTTPStatus.NOT_FOUND)
+        status = HTTPStatus.NOT_FOUND
+        refusal = create_error_response(f"The model `{name}` does not exist.", "NotFoundError", status, "model")
+        return JSONResponse(refusal.model_dump(), status)
 
     app.add_api_route("/v1/models/{name:path}", model, methods=["GET"], summary="One model", tags=["openai"])
 

@@ -56,6 +56,10 @@ class Context:
     adapters: Callable[[], Awaitable[AdapterRegistry]] | None = None
     reload: Callable[[], Awaitable[None]] | None = None
 
+    def serves(self, model: str, version: str = "") -> bool:
+        """It is the model that is served, and its version if one is given."""
+        return model == self.model_name and version in ("", self.model_version)
+
 
 def attributes(request: Request) -> dict[str, str]:
     """SageMaker's attributes, by lower-case names: each stands for a header."""

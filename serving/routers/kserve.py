@@ -53,6 +53,5 @@ async def infer(model: str, request: Request, version: str = "") -> Response:
 
 
 def _check(model: str, version: str, request: Request) -> None:
-    about = context(request)
-    if model != about.model_name or version not in ("", about.model_version):
+    if not context(request).serves(model, version):
         raise KserveModelNotFound(model)

@@ -58,7 +58,7 @@ async def workflows(request: Request) -> Response:
 async def describe(model: str, request: Request, version: str = "") -> Response:
     """As LMI describes it; `degraded` says why the default handler stands in for the user's."""
     about = context(request)
-    if model != about.model_name or version not in ("", about.model_version):
+    if not about.serves(model, version):
         raise WorkflowNotFound(model)
     return pretty([{"workflowName": model, **_version(about), "models": [_described(about)]}])
 
@@ -163,8 +163,7 @@ def _described(about: Context) -> dict[str, Any]:
 
 
 def _check(model: str, request: Request, version: str = "") -> None:
-    about = context(request)
-    if model != about.model_name or version not in ("", about.model_version):
+    if not context(request).serves(model, version):
         raise ModelNotFound(model)
 
 

@@ -14,9 +14,9 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from handlers.base import CUSTOM_ATTRIBUTES, Handler, InferenceRequest
-from serving import error_responses, metrics, request_record
+from serving import error_responses, overload, request_record
 from serving.async_results import AsyncResults
-from serving.errors import BadParameter, EngineOverloaded, ServingError
+from serving.errors import BadParameter, ServingError
 from serving.routers import streaming
 from serving.routers.context import Context, attributes, context
 
@@ -141,8 +141,7 @@ def _check_room(known: Context) -> None:
     if known.limits is None or known.requests is None:
         return
     if known.requests.num_in_flight >= known.limits.num_in_flight:
-        metrics.REQUESTS_REFUSED.inc()
-        raise EngineOverloaded(f"Worker queue capacity exceeded for model: {known.model_name}")
+        raise overload.refused(known.model_name)
 
 
 def _said(request: Request, name: str) -> str | None:

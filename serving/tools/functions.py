@@ -65,7 +65,6 @@ class Functions:
         Args:
             is_parallel: there may be several.
         """
-        definitions = {str(number): schema for number, schema in enumerate(self._schemas.values())}
         calls = [
             {
                 "type": "object",
@@ -76,8 +75,9 @@ class Functions:
             for number, name in enumerate(self._schemas)
         ]
         most = _MOST_CALLS if is_parallel else 1
-        moved = {number: _moved(schema, f"#/$defs/{number}") for number, schema in definitions.items()}
-        return {"type": "array", "items": {"anyOf": calls}, "minItems": 1, "maxItems": most, "$defs": moved}
+        moved = [_moved(schema, f"#/$defs/{number}") for number, schema in enumerate(self._schemas.values())]
+        definitions = {str(number): schema for number, schema in enumerate(moved)}
+        return {"type": "array", "items": {"anyOf": calls}, "minItems": 1, "maxItems": most, "$defs": definitions}
 
     def call_of(self, value: Any) -> Call | None:
         """The call that a value from a model's answer is, in any of the usual ways to write one; None if it is none."""

@@ -181,27 +181,23 @@ class TextReader:
         """How far other JSON goes: to its end, or to a tag or a fence, as what begins it need not be JSON."""
         assert self._other is not None
         held = self._held
-        tag, cut = _tag(held, begin, is_last)
-        end = self._other.end(held[:cut], begin)
-        if end is not None or tag:
+        end = self._other.end(held, begin)
+        places = [place for tag in _TAGS if (place := held.find(tag, begin, end)) >= 0]
+        if places or end is not None:
             self._other = None
-        else:
-            self._other.consumed = 0  # what is passed on is not held any more
-        end = cut if end is None else end
-        return (end if end > begin or tag else None), []
+            return min([*places, len(held) if end is None else end]), []
+        cut = len(held) if is_last else len(held) - _begun(held[begin:])
+        self._other.consumed = 0  # what is passed on is not held any more
+        return (cut if cut > begin else None), []
 
 
-def _tag(text: str, begin: int, is_last: bool) -> tuple[bool, int]:
-    """Whether a tag or a fence stands in `text`, and where, or where one may begin; else its end."""
-    at = [place for tag in _TAGS if (place := text.find(tag, begin)) >= 0]
-    if at:
-        return True, min(at)
-    if not is_last:
-        for tag in _TAGS:
-            for length in range(min(len(tag) - 1, len(text) - begin), 0, -1):
-                if text.endswith(tag[:length]):
-                    return False, len(text) - length
-    return False, len(text)
+def _begun(text: str) -> int:
+    """How many characters at the end of `text` a tag or a fence may begin with."""
+    longest = 0
+    for tag in _TAGS:
+        lengths = [length for length in range(1, len(tag)) if text.endswith(tag[:length])]
+        longest = max([longest, *lengths])
+    return longest
 
 
 class ListReader:

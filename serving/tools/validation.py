@@ -99,10 +99,7 @@ def _additional_properties(judge: Validator, inner: Any, value: Any, schema: Map
     known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
     for name, item in value.items() if isinstance(value, dict) else ():
         if name not in known and not any(_matches(pattern, name) for pattern in patterns):
-            if isinstance(inner, bool) and not inner:
-                yield jsonschema.ValidationError(f"{name!r} is not allowed")
-            elif not isinstance(inner, bool):
-                yield from judge.descend(item, inner)
+            yield from judge.descend(item, inner)
 
 
 @cache

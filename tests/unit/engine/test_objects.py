@@ -91,7 +91,7 @@ async def test_answer_of_a_route(kind: str) -> None:
         assert body.prompt == "hi"
         return answers[kind]
 
-    engine = VllmEngine(Namespace(), "m", Limits(1, 1, 1, 1), Ledger())
+    engine = VllmEngine(Namespace(), "m", Limits(1, 1, 1, 1), Ledger(), tool_fallback=True)
     engine.state = State({"openai_serving_completion": SimpleNamespace(create_completion=create_completion)})
     asked = engine.openai_objects(OpenAIRequest("completion", {"prompt": "hi"}), {})
     if kind == "refusal":
