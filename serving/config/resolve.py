@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from serving.config import addresses, devices, lmcache, mode, past, prompting, secure
 from serving.config import model as model_location
 from serving.config.addresses import Address
-from serving.config.command_line import scan
+from serving.config.command_line import CommandLine, scan
 from serving.config.host import Host, absolute
 from serving.config.layers import read_layers, report_overridden
 from serving.config.limits import Limits, limits
@@ -128,7 +128,18 @@ def resolve(
     Raises:
         ConfigError: with every problem found.
     """
-    line = scan(argv)
+    return resolve_line(scan(argv), env, host, demo_dir, output_formats, port)
+
+
+def resolve_line(
+    line: CommandLine,
+    env: Mapping[str, str],
+    host: Host,
+    demo_dir: Path,
+    output_formats: Collection[str] = (),
+    port: int = addresses.PORT,
+) -> ResolvedConfig:
+    """As `resolve`, of arguments that are read already."""
     if line.problems:
         raise ConfigError(line.problems)
     problems: list[Problem] = []

@@ -292,6 +292,11 @@ def from_yaml(path: Path, warnings: list[str]) -> list[Setting]:
         raise ConfigError([Problem("VALIDATION", f"--config {path}: {error}")]) from None
 
 
+def from_keywords(keywords: Mapping[str, Any]) -> list[Setting]:
+    """The settings in Python's keyword arguments, which are read as if they stood in a `--config` file."""
+    return [_named(name, _yaml_text(value), f"keyword {name}") for name, value in keywords.items()]
+
+
 def _add_backend(
     entries: dict[str, tuple[str, Any]], backend: Mapping[str, Any], path: Path, warnings: list[str]
 ) -> None:

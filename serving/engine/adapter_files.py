@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,27 @@ def check(directory: Path, max_rank: int, base: BaseShapes | None) -> None:
         count = f" One of {len(faults)} faults." if len(faults) > 1 else ""
         origin = f" The adapter was trained on {config.origin}." if config.origin else ""
         raise AdapterInvalid(f"{path}: {faults[0]}{count}{origin}")
+
+
+class Checker:
+    """Checks the files of adapters for one model. The engine takes wrong shapes in silence.
+
+    Args:
+        max_rank: the engine's `max_lora_rank`.
+        model_dir: the model's.
+    """
+
+    def __init__(self, max_rank: int, model_dir: Path):
+        self._max_rank = max_rank
+        self._model_dir = model_dir
+
+    def __call__(self, path: Path) -> None:
+        """As `check`."""
+        check(path, self._max_rank, self._base_shapes)
+
+    @cached_property
+    def _base_shapes(self) -> BaseShapes | None:
+        return base_shapes(self._model_dir)
 
 
 # The configuration

@@ -24,7 +24,7 @@ from serving.errors import AdapterRefused
 _TRUSTED_S = 1.0
 """How long files that were looked at are taken for unchanged."""
 
-_Stamp = tuple[tuple[int, int, int] | None, ...]
+Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -41,7 +41,7 @@ class KnownLora:
 
     request: Any
     path: str
-    stamp: _Stamp
+    stamp: Stamp
     seen_at: float
     is_loaded: bool = False
 
@@ -69,7 +69,7 @@ class LoraGate:
         self._add_lora = add_lora
         self._known: dict[int, KnownLora] = {}
         self._numbers: dict[str, int] = {}
-        self._contents: dict[str, list[_Stamp]] = {}
+        self._contents: dict[str, list[Stamp]] = {}
         self._loading = asyncio.Lock()
 
     async def add(self, lora_request: Any) -> Any:
@@ -161,26 +161,26 @@ class LoraGate:
 
     def _look(self, known: KnownLora) -> None:
         """Looks at the files again, which the engine may read at any time."""
-        if _stamp(known.request.lora_path) != known.stamp:
+        if stamp(known.request.lora_path) != known.stamp:
             raise AdapterRefused(
                 f"the files of adapter {known.request.lora_name} are gone or changed: {known.path}; "
                 "unregister it and register it again"
             )
 
     async def _read(self, lora_request: Any) -> KnownLora:
-        path, stamp = await asyncio.to_thread(self._checked, lora_request.lora_path)
+        path, content = await asyncio.to_thread(self._checked, lora_request.lora_path)
         contents = self._contents.setdefault(path, [])
-        if stamp not in contents:
-            contents.append(stamp)
+        if content not in contents:
+            contents.append(content)
         # Another text for the same directory: the prefix cache, which goes by it, has nothing of the files before.
-        named = msgspec.structs.replace(lora_request, lora_path=path + "/." * contents.index(stamp))
-        return KnownLora(named, path, stamp, time.monotonic())
+        named = msgspec.structs.replace(lora_request, lora_path=path + "/." * contents.index(content))
+        return KnownLora(named, path, content, time.monotonic())
 
-    def _checked(self, path: str) -> tuple[str, _Stamp]:
+    def _checked(self, path: str) -> tuple[str, Stamp]:
         path = self._locate(path)
-        stamp = _stamp(path)
+        content = stamp(path)
         self._check(Path(path))
-        return path, stamp
+        return path, content
 
 
 @contextmanager
@@ -196,7 +196,8 @@ def _counted_load() -> Iterator[None]:
     metrics.ADAPTER_LOAD_SECONDS.observe(time.perf_counter() - began)
 
 
-def _stamp(path: str) -> _Stamp:
+def stamp(path: str) -> Stamp:
+    """Tells whether the files of an adapter are those that they were: inode, size and time of each."""
     return tuple(_file_stamp(os.path.join(path, name)) for name in FILES)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""vLLM's async engine behind the `Engine` protocol. vLLM's errors become ours here, and nowhere else.
+"""vLLM's async engine behind the `Engine` protocol.
 
 Started by `cli.py`; requests come from handlers. vLLM's own routes use the same gate and serving objects (`vllm_app`).
 """
@@ -7,16 +7,12 @@ Started by `cli.py`; requests come from handlers. vLLM's own routes use the same
 import asyncio
 import itertools
 import logging
-import re
 from argparse import Namespace
-from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from functools import partial
-from http import HTTPStatus
-from importlib.util import find_spec
 from typing import Any
 
-from pydantic import ValidationError
 from starlette.datastructures import State
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,12 +23,11 @@ from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
-from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMServerError
+from vllm.exceptions import GracefulHTTPError
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import BeamSearchParams, SamplingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
-from vllm.v1.engine.exceptions import EngineDeadError
 
 from serving.config.limits import Limits
 from serving.engine import vllm_app, vllm_loras
@@ -40,16 +35,10 @@ from serving.engine.base import ModelFacts
 from serving.engine.child_output import ChildOutput
 from serving.engine.chunks import Vocabulary, chunk
 from serving.engine.gate import EngineGate, Outputs
+from serving.engine.start_failure import start_failure
+from serving.engine.vllm_errors import odd_values, refuse, request_errors, vllm_errors
 from serving.engine.vllm_loras import VllmLoras
-from serving.errors import (
-    ConfigError,
-    EngineDead,
-    EngineError,
-    EngineOverloaded,
-    PayloadError,
-    Problem,
-    RequestTimeout,
-)
+from serving.errors import EngineError, PayloadError, RequestTimeout
 from serving.ledger import Ledger
 from serving.schemas.generation import EmbeddingRequest, GenerationChunk, GenerationRequest, OpenAIRequest
 
@@ -60,27 +49,8 @@ _OPENAI = {
     "chat": (ChatCompletionRequest, "openai_serving_chat", "create_chat_completion"),
     "embedding": (EmbeddingCompletionRequest, "serving_embedding", "__call__"),
 }
-_REFUSALS = {HTTPStatus.SERVICE_UNAVAILABLE: EngineOverloaded, HTTPStatus.GATEWAY_TIMEOUT: RequestTimeout}
-"""Statuses that vLLM's `GracefulHTTPError` carries, the gate's included."""
 _DATA = b"data: "
 _ERROR_EVENT = 'data: {"error"'
-_REMEDIES = (
-    (r"No space left", "make room where models are kept (HF_HOME), or name another place with option.download_dir"),
-    (r"out of memory|KV cache|memory utilization|[Aa]vailable memory", "lower option.max_model_len, "
-     "option.max_rolling_batch_size or option.gpu_memory_utilization"),
-    (r"NUMA nodes", "set option.tensor_parallel_degree=1: one CPU is one device to vLLM"),
-    (r"quantization method|quantized", "leave option.quantize out for a quantized model, or choose another method"),
-    (r"trust_remote_code", "set option.trust_remote_code=true if you trust the model's code"),
-    (r"gated repo|awaiting a review", "accept the model's terms on the Hub and set HF_TOKEN"),
-    (r"Repo id|[Hh]ugging ?[Ff]ace|offline", "check the model id, HF_TOKEN and the network, or give a local directory"),
-    (r"\bdtype\b", "choose another option.dtype"),
-    (r"not supported", "see vLLM's list of supported models and quantization methods"),
-)  # fmt: skip
-"""A pattern in an engine's start failure, and what most often helps."""
-_NEEDS_TORCHVISION = (
-    "models that see images need torchvision of the same build as torch: "
-    "pip install torchvision==0.28.0+cpu --index-url https://download.pytorch.org/whl/cpu"
-)
 
 
 class VllmEngine:
@@ -128,11 +98,7 @@ class VllmEngine:
             self.gate.limits = self._limits
         except Exception as error:
             logger.debug("engine start failed", exc_info=True)
-            text = _one_line(self._root_cause(error))
-            remedy = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, text)), "")
-            if "failed to be inspected" in text and find_spec("torchvision") is None:
-                remedy = _NEEDS_TORCHVISION
-            raise ConfigError([Problem("ENGINE", f"the engine does not start: {text}", remedy=remedy)]) from None
+            raise start_failure(error, self._output) from None
 
     async def close(self) -> None:
         """Ends the engine's processes."""
@@ -179,10 +145,10 @@ class VllmEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk]:
         """As `Engine.generate`."""
-        with _request_errors():
+        with request_errors():
             submitted = await self._submit(request)
         stop_ids = request.fields.get("stop_token_ids") or ()
-        with _vllm_errors():
+        with vllm_errors():
             async with aclosing(submitted) as outputs:
                 async for output in outputs:
                     for choice in output.outputs:
@@ -192,7 +158,7 @@ class VllmEngine:
 
     async def embed(self, request: EmbeddingRequest) -> list[list[float]]:
         """As `Engine.embed`."""
-        with _request_errors():
+        with request_errors():
             serving = getattr(self.state, "serving_embedding", None)
             if serving is None:
                 raise PayloadError("this model does not embed texts")
@@ -210,7 +176,7 @@ class VllmEngine:
             context = await serving._init_ctx(processor, body)
             await serving._preprocessing(processor, context)
             await serving._prepare_generators(context)
-        with _vllm_errors():
+        with vllm_errors():
             await serving._collect_batch(context)
             processor.post_process_online(context)
         return [result.outputs.data.tolist() for result in context.final_res_batch]
@@ -232,24 +198,24 @@ class VllmEngine:
     async def _openai(self, request: OpenAIRequest, headers: Mapping[str, str]) -> Any:
         """What vLLM's serving object answers, unless it refuses."""
         model, serving_name, method = _OPENAI[request.kind]
-        with _request_errors():
+        with request_errors():
             serving = getattr(self.state, serving_name, None)
             if serving is None:
                 raise PayloadError(f"this model does not answer {request.kind} requests")
-            with _odd_values():
+            with odd_values():
                 body = model.model_validate(dict(request.body))
             if str(getattr(body, "encoding_format", "")).startswith("bytes"):
                 raise PayloadError("encoding_format must be float or base64 here; /v1/embeddings knows the others")
-            return _refuse(await getattr(serving, method)(body, _raw_request(headers)))
+            return refuse(await getattr(serving, method)(body, _raw_request(headers)))
 
     async def _submit(self, request: GenerationRequest) -> Outputs | AsyncGenerator[RequestOutput]:
         serving = getattr(self.state, "openai_serving_completion", None)
         if serving is None:
             raise PayloadError("this model does not generate text")
         limit = self._client.model_config.max_model_len
-        with _odd_values():
+        with odd_values():
             body = completion_request(request, limit)
-        inputs = _refuse(await serving.render_completion_request(body))
+        inputs = refuse(await serving.render_completion_request(body))
         defaults = serving.default_sampling_params if request.use_generation_config else {}
         num_prompt_tokens = serving._extract_prompt_len(inputs[0])
         params = engine_parameters(body, defaults, limit, num_prompt_tokens, serving.override_max_tokens)
@@ -282,15 +248,6 @@ class VllmEngine:
                 aggregate_engine_logging=engine_args.aggregate_engine_logging,
                 disable_log_stats=engine_args.disable_log_stats,
             )
-
-    def _root_cause(self, error: Exception) -> object:
-        """What an engine process printed last, where our exception says no more than that it failed."""
-        if isinstance(error, ValidationError):
-            return "; ".join(fault["msg"].removeprefix("Value error, ") for fault in error.errors())
-        if not isinstance(error, EngineDead) and "root cause" not in str(error):
-            return error
-        self._output.join()
-        return self._output.root_cause() or error
 
     def _read_vocabulary(self) -> Vocabulary:
         """Special tokens and end tokens once, because the tokenizer makes their lists anew each time."""
@@ -358,7 +315,7 @@ async def _events(events: AsyncGenerator[str]) -> AsyncGenerator[str]:
     async with aclosing(events):
         async for event in events:
             if event.startswith(_ERROR_EVENT):
-                _refuse(ErrorResponse.model_validate_json(event.removeprefix(_DATA.decode())))
+                refuse(ErrorResponse.model_validate_json(event.removeprefix(_DATA.decode())))
             if not event.startswith(":"):
                 yield event
 
@@ -372,62 +329,9 @@ async def _objects(events: AsyncGenerator[str]) -> AsyncGenerator[bytes]:
             if data == b"[DONE]" or data.startswith(b":"):
                 continue
             if is_first and data.startswith(b'{"error"'):
-                _refuse(ErrorResponse.model_validate_json(data))
+                refuse(ErrorResponse.model_validate_json(data))
             is_first = False
             yield data
-
-
-def _refuse(answer: Any) -> Any:
-    """`answer`, unless it is vLLM's error object."""
-    if not isinstance(answer, ErrorResponse):
-        return answer
-    text = _one_line(answer.error.message)
-    if (refusal := _REFUSALS.get(answer.error.code)) is not None:
-        raise refusal(text)
-    raise PayloadError(text) if answer.error.code < 500 else EngineError(text)
-
-
-@contextmanager
-def _vllm_errors() -> Iterator[None]:
-    """vLLM's own exceptions, whose classes say whose fault it was."""
-    try:
-        yield
-    except EngineDeadError:
-        raise EngineDead from None
-    except GracefulHTTPError as error:
-        other = PayloadError if error.http_status < 500 else EngineError
-        raise _REFUSALS.get(error.http_status, other)(_one_line(error)) from None
-    except VLLMClientError as error:
-        raise PayloadError(f"Input parsing failed: {_one_line(error)}") from None
-    except VLLMServerError as error:
-        raise EngineError(_one_line(error) if str(error) else "the engine failed on this request") from error
-
-
-@contextmanager
-def _request_errors() -> Iterator[None]:
-    """While vLLM reads a request, plain Python exceptions are faults of the request, too."""
-    try:
-        with _vllm_errors():
-            yield
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'body'}: {fault['msg']}" for fault in error.errors())
-        raise PayloadError(f"Input parsing failed: {_one_line(faults)}") from None
-    except (ValueError, TypeError, OverflowError, NotImplementedError) as error:
-        raise PayloadError(f"Input parsing failed: {_one_line(error)}") from None
-
-
-@contextmanager
-def _odd_values() -> Iterator[None]:
-    """vLLM looks into a body before it has checked what kind of values stand there."""
-    try:
-        yield
-    except (AttributeError, LookupError) as error:
-        raise PayloadError(f"Input parsing failed: {_one_line(error)}") from None
-
-
-def _one_line(error: object) -> str:
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
 
 
 def _raw_request(headers: Mapping[str, str]) -> Request:

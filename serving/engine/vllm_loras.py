@@ -8,7 +8,7 @@ engine passes the gate.
 import re
 from argparse import Namespace
 from collections.abc import Mapping
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ _NO_SLOTS = ("No free lora slots", "greater than the number of GPU LoRA slots", 
 
 def lora_gate(client: Any, args: Namespace) -> LoraGate:
     """What the gate is to know of adapters, before the first one is loaded."""
-    checker = _Checker(args.max_lora_rank, Path(client.model_config.model))
+    checker = adapter_files.Checker(args.max_lora_rank, Path(client.model_config.model))
     return LoraGate(checker, get_adapter_absolute_path, partial(_add, client), LoraSlots(args.max_loras))
 
 
@@ -50,6 +50,14 @@ class VllmLoras:
     def sources(self) -> Mapping[str, str]:
         """As `Loras.sources`."""
         return {name: request.lora_path for name, request in self._models.lora_requests.items()}
+
+    def request(self, name: str) -> LoRARequest:
+        """What the engine knows an adapter by, for requests that do not come through a route.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        return self._models.lora_requests[name]
 
     async def load(self, name: str, path: Path, is_3d_weight: bool = False) -> None:
         """As `Loras.load`."""
@@ -112,21 +120,6 @@ class VllmLoras:
         await self._gate.without_lora(request.lora_int_id)
         await _translated(self._client.remove_lora(request.lora_int_id))
         self._gate.loras.slots.unpin(request.lora_int_id)
-
-
-class _Checker:
-    """Checks the files of adapters for one model. The engine takes wrong shapes in silence."""
-
-    def __init__(self, max_rank: int, model_dir: Path):
-        self._max_rank = max_rank
-        self._model_dir = model_dir
-
-    def __call__(self, path: Path) -> None:
-        adapter_files.check(path, self._max_rank, self._base_shapes)
-
-    @cached_property
-    def _base_shapes(self) -> adapter_files.BaseShapes | None:
-        return adapter_files.base_shapes(self._model_dir)
 
 
 async def _add(client: Any, request: LoRARequest) -> Any:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
-import xgrammar
 from starlette.datastructures import State
 from vllm.entrypoints.generate.base.protocol import (
     DeltaFunctionCall,
@@ -29,9 +28,9 @@ from vllm.renderers.online_renderer import OnlineRenderer
 from vllm.sampling_params import StructuredOutputsParams
 from vllm.tool_parsers import ToolParser, ToolParserManager
 from vllm.utils.mistral import is_mistral_tokenizer
-from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features
 
 from serving import request_record
+from serving.engine.vllm_json import GRAMMAR_BACKENDS, compact_json
 from serving.tools import prompt
 from serving.tools.functions import Call, Functions
 from serving.tools.readers import ArgumentsReader, ListReader, PlainReader, Reader, TextReader, joined, whole
@@ -60,7 +59,7 @@ def install(args: Namespace, client: Any) -> None:
     backend = args.structured_outputs_config.backend
 
     class Parser(FallbackToolParser):
-        writes_grammar = backend in ("auto", "xgrammar")
+        writes_grammar = backend in GRAMMAR_BACKENDS
 
     ToolParserManager.register_module(NAME, module=Parser)
     args.tool_call_parser, args.enable_auto_tool_choice = NAME, True
@@ -115,8 +114,13 @@ class FallbackToolParser(ToolParser):
             raise VLLMValidationError(f"there is no function {demanded!r}", parameter="tool_choice")
         is_parallel = request.parallel_tool_calls is not False
         schema = functions.schema_of(demanded) if demanded else functions.list_schema(is_parallel)
+        try:
+            constraint = compact_json(json.dumps(schema), self.writes_grammar)
+        except ValueError as error:
+            text = f"the parameters of a function cannot be followed: {error}"
+            raise VLLMValidationError(text, parameter="tools") from None
         # A new object each time: vLLM writes into it.
-        request.structured_outputs = StructuredOutputsParams(**_constraint(json.dumps(schema), self.writes_grammar))
+        request.structured_outputs = StructuredOutputsParams(**constraint)
         if hasattr(request, "response_format"):
             request.response_format = None
         else:
@@ -239,24 +243,3 @@ def _functions(given: str) -> Functions:
         return Functions((name, parameters) for name, parameters in json.loads(given))
     except ValueError as error:
         raise VLLMValidationError(str(error), parameter="tools") from None
-
-
-@lru_cache(maxsize=64)
-def _constraint(schema: str, writes_grammar: bool) -> dict[str, str]:
-    """Structured outputs, as keywords: compact JSON of this schema. A small model could fill its answer with blanks.
-
-    Raises:
-        VLLMValidationError: no grammar can be made of it.
-    """
-    made = json.loads(schema)
-    if not writes_grammar or has_xgrammar_unsupported_json_features(made):
-        compact = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
-        return {"json": json.dumps({**made, "x-guidance": compact})}  # for vLLM's other back ends
-    try:
-        grammar = xgrammar.Grammar.from_json_schema(schema, any_whitespace=False, separators=(",", ":"))
-    except RuntimeError as error:
-        text = " ".join(str(error).split())
-        raise VLLMValidationError(
-            f"the parameters of a function cannot be followed: {text}", parameter="tools"
-        ) from None
-    return {"grammar": str(grammar)}

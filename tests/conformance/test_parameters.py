@@ -8,7 +8,7 @@ import pytest
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.sampling_params import BeamSearchParams, SamplingParams
 
-from serving.engine import vllm_engine
+from serving.engine import vllm_engine, vllm_errors
 from serving.errors import PayloadError
 from serving.schemas import dispatch
 from serving.schemas.generation import GenerationRequest, LmiRequest
@@ -57,7 +57,7 @@ def sampling_parameters(given: dict[str, Any]) -> SamplingParams | BeamSearchPar
     parsed = dispatch.parse(payload, Defaults(given.get("mode", "async")))
     assert isinstance(parsed, LmiRequest)
     (request,) = parsed.generations
-    with vllm_engine._request_errors():
+    with vllm_errors.request_errors():
         body = vllm_engine.completion_request(replace(request, prompt=[1]), CONTEXT)
         assert isinstance(body, CompletionRequest)
         return vllm_engine.engine_parameters(body, {}, CONTEXT, given.get("prompt_tokens", 7), None)

@@ -12,7 +12,7 @@ from vllm.exceptions import GracefulHTTPError
 
 from serving.app import create_app
 from serving.config.options import ServerSettings
-from serving.engine import vllm_app, vllm_engine
+from serving.engine import vllm_app, vllm_errors
 from serving.engine.engine_args import namespace
 from serving.errors import EngineError, EngineOverloaded, PayloadError, RequestTimeout
 from tests.conftest import client_of, context_of
@@ -29,7 +29,7 @@ def app_that_refuses(error: Exception) -> FastAPI:
         raise error
 
     engine = FakeEngine()
-    with pytest.raises(EngineError) as raised, vllm_engine._vllm_errors():
+    with pytest.raises(EngineError) as raised, vllm_errors.vllm_errors():
         raise error
     engine.failure = raised.value
     args = namespace({"model": "m"})
@@ -66,5 +66,5 @@ async def test_refusal(status: HTTPStatus, ours: type[EngineError], code: str, p
 def test_bodies_that_trip_vllm_are_the_clients_fault() -> None:
     """vLLM's own checks look into an object before they know that it is one."""
     text = "Input parsing failed: 'int' object has no attribute 'get'"
-    with pytest.raises(PayloadError, match=text), vllm_engine._odd_values():
+    with pytest.raises(PayloadError, match=text), vllm_errors.odd_values():
         CompletionRequest.model_validate({"prompt": "a", "structured_outputs": 5})

@@ -1,16 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """vLLM's internals that we build on are where we import them from, and take what we give them."""
 
+import dataclasses
 import inspect
 
 import pytest
+from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.openai.models.serving import OpenAIServingModels
 from vllm.lora.request import LoRARequest
 from vllm.renderers.base import BaseRenderer
 from vllm.renderers.hf import HfRenderer
 from vllm.v1.engine.async_llm import AsyncLLM
 
+from serving.config.vllm_arguments import arguments
 from serving.engine import vllm_app, vllm_engine
+from serving.offline.loading import NO_FLAGS
 
 pytestmark = pytest.mark.vllm
 
@@ -75,3 +79,9 @@ def test_tokenizer() -> None:
 @pytest.mark.parametrize("name", ["generate", "encode", "abort", "shutdown", "errored", "reset_mm_cache", "add_lora"])
 def test_engine_client(name: str) -> None:
     assert hasattr(AsyncLLM, name)
+
+
+def test_keywords_without_flags() -> None:
+    """What an engine takes and `vllm serve` has no flag for."""
+    fields = {field.name for field in dataclasses.fields(AsyncEngineArgs) if not field.name.startswith("_")}
+    assert fields - set(arguments()) - {"model_weights"} == NO_FLAGS
