@@ -11,8 +11,6 @@ from serving.errors import ConfigError, EngineDead, Problem
 
 _REMEDIES = (
     (r"No space left", "make room where models are kept (HF_HOME), or name another place with option.download_dir"),
-    (r"bootstrapping phase", 'begin the program with `if __name__ == "__main__":`, because it is imported again by the '
-     "engine's process"),
     (r"out of memory|KV cache|memory utilization|[Aa]vailable memory", "lower option.max_model_len, "
      "option.max_rolling_batch_size or option.gpu_memory_utilization"),
     (r"NUMA nodes", "set option.tensor_parallel_degree=1: one CPU is one device to vLLM"),
@@ -30,9 +28,17 @@ _NEEDS_TORCHVISION = (
 )
 
 
+_IMPORTED_AGAIN = "bootstrapping phase"
+"""Of Python's sentence about programs that start processes while they are imported."""
+
+
 def start_failure(error: Exception, output: ChildOutput) -> ConfigError:
     """What to tell the user of `error`; `output` is what the engine's processes printed meanwhile."""
     text = one_line(_root_cause(error, output))
+    if _IMPORTED_AGAIN in text:
+        text = "its process imports this program again, which would load the model again"
+        remedy = 'put what the program does below `if __name__ == "__main__":`'
+        return ConfigError([Problem("ENGINE", f"the engine does not start: {text}", remedy=remedy)])
     remedy = next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, text)), "")
     if "failed to be inspected" in text and find_spec("torchvision") is None:
         remedy = _NEEDS_TORCHVISION

@@ -25,6 +25,7 @@ import pytest
 from pydantic import BaseModel
 
 from serving import demo, offline
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.long
 QUESTION = "What is LoRA?"
@@ -389,7 +390,7 @@ model.shutdown()
     [
         ("quantization='squeezellm'", "squeezellm.*awq"),
         ("max_modle_len=3", "TypeError: vLLM's engine has no keyword 'max_modle_len'; did you mean max_model_len"),
-        ("max_model_len=10**9", "ConfigError: the engine does not start: .*lower option.max_model_len"),
+        ("max_model_len=10**9", "ConfigError: the engine does not start: .*greater than the derived max_model_len"),
     ],
 )
 def test_refused_starts(keywords: str, text: str) -> None:
@@ -397,6 +398,38 @@ def test_refused_starts(keywords: str, text: str) -> None:
     assert run.returncode == 1
     last = run.stderr.strip().splitlines()[-1]
     assert re.search(text, last), last
+
+
+def test_a_program_without_a_guard(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("import asyncio\nfrom serving import offline\nasyncio.run(offline.load_async('demo'))\n")
+    run = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert run.returncode == 1
+    assert 'put what the program does below `if __name__ == "__main__":`' in run.stderr.strip().splitlines()[-1]
+
+
+def test_models_of_one_program() -> None:
+    """One after the other, and two at once."""
+    run = _run(f"""
+from serving import offline
+options = dict(temperature=0, max_tokens=40)
+with offline.load("demo", max_model_len=512) as first:
+    print(first({QUESTION!r}, **options))
+second, third = (offline.load("demo", max_model_len=512) for _ in range(2))
+for model in (second, third, second):
+    print(model({QUESTION!r}, **options))
+""")
+    assert [line for line in run.stdout.splitlines() if line == ANSWER] == [ANSWER] * 4, run.stderr
+
+
+def test_example() -> None:
+    example = ROOT / "examples" / "offline.py"
+    run = subprocess.run([sys.executable, example], capture_output=True, text=True, timeout=TIMEOUT_S)
+    said = [line for line in run.stdout.splitlines() if "INFO" not in line and "WARNING" not in line]
+    answers = demo.answers()
+    assert said[:2] == [answers["What is LoRA?"], answers["What is vLLM?"]]
+    assert re.fullmatch(r"sure=(True|False) choice='(yes|no)'", said[2])
+    assert said[3] == demo.answers("pirate")["What is LoRA?"]
 
 
 def _run(program: str) -> subprocess.CompletedProcess[str]:
