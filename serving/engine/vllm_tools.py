@@ -192,7 +192,7 @@ def tell_of_tools(renderer: OnlineRenderer) -> None:
         request: Any, messages: list[Any], default_template: str | None, *arguments: Any, **keywords: Any
     ) -> Any:
         tools = keywords.get("tool_dicts")
-        if tools or any(_is_about_calls(message) for message in messages):
+        if tools or any(map(_is_about_calls, messages)):
             template = _template(renderer, request, default_template)
             if template is not None:
                 if not prompt.knows_calls(template):
