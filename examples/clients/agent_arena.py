@@ -69,8 +69,11 @@ class Backend:
 with open(sys.argv[1], encoding="utf-8") as file:
     settings = yaml.safe_load(file)["backend"]
 backend = Backend(settings, f"{sys.argv[2]}/v1" if sys.argv[2:] else settings["api_base"])
-print("available:", backend.is_available())
+is_available = backend.is_available()
+print("available:", is_available)
+if not is_available:
+    sys.exit()
 completion = backend.generate("What is LoRA?")
 print("text:", completion.choices[0].text, completion.choices[0].finish_reason, completion.usage.total_tokens)
 print("tools:", *backend.generate_with_tools("Who are you?", [MOVE_TO]))
-print("broken tools:", backend.generate_with_tools("Who are you?", [{"name": "move_to", "parameters": 1}])[0])
+print("tools in words:", backend.generate_with_tools("Who are you?", [MOVE_TO | {"parameters": None}])[0])

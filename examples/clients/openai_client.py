@@ -22,7 +22,9 @@ print("stream:", "".join(chunk.choices[0].delta.content or "" for chunk in strea
 # The model needs to know nothing of tools, and the server no parser for them.
 city = {"type": "object", "properties": {"city": {"enum": ["Oslo", "Rome"]}}, "required": ["city"]}
 weather = {"type": "function", "function": {"name": "get_weather", "parameters": city}}
-answer = client.chat.completions.create(model=model, messages=messages, tools=[weather], tool_choice="required")
+answer = client.chat.completions.create(
+    model=model, messages=messages, tools=[weather], tool_choice="required", parallel_tool_calls=False
+)
 call = answer.choices[0].message.tool_calls[0].function
 print("tool:", call.name, call.arguments)
 

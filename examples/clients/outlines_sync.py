@@ -25,7 +25,9 @@ class Colour(Enum):
 
 
 print("text:", model("What is LoRA?", max_tokens=40))
-print("json:", Character.model_validate_json(model("Create a character.", Character, max_tokens=80)))
+# Left alone, a small model fills JSON with blanks.
+answer = model("Create a character.", Character, max_tokens=80, frequency_penalty=2)
+print("json:", Character.model_validate_json(answer))
 print("choice:", model("Which one?", Literal["Oslo", "Rome"], max_tokens=10))
 print("enum:", model("Which one?", Colour, max_tokens=10))
 print("regex:", model("Which day?", Regex("2026-0[1-9]-[12][0-9]"), max_tokens=20))
