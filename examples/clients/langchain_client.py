@@ -30,9 +30,8 @@ class Weather(BaseModel):
     is_raining: bool
 
 
-call = (
-    model.bind_tools([get_weather], tool_choice="any", parallel_tool_calls=False).invoke("Does it rain?").tool_calls[0]
-)
+with_tools = model.bind_tools([get_weather], tool_choice="any", parallel_tool_calls=False)
+call = with_tools.invoke("Does it rain?").tool_calls[0]
 print("tool:", call["name"], call["args"], get_weather.invoke(call["args"]))
 for method in ("json_schema", "function_calling"):
     print(f"{method}:", repr(terse.with_structured_output(Weather, method=method).invoke("Does it rain?")))
