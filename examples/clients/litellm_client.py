@@ -3,8 +3,10 @@
 
 import sys
 
+import litellm
 from litellm import ContextWindowExceededError, completion
 
+litellm.suppress_debug_info = True  # no advice between the lines
 url = sys.argv[1] if sys.argv[1:] else "http://127.0.0.1:8080"
 openai = {"model": "openai/lmi", "api_base": f"{url}/v1", "api_key": "EMPTY", "max_tokens": 40}
 sagemaker = {

@@ -29,7 +29,7 @@ def run(program: str, *arguments: object, **env: str) -> list[tuple[str, str]]:
         **env,
     }
     command = [sys.executable, str(PROGRAMS / program), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=variables, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=variables, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     lines = [line.partition(": ") for line in done.stdout.splitlines() if ": " in line]
     return [(label, text) for label, _, text in lines]
@@ -54,7 +54,7 @@ def test_langchain(url: str) -> None:
 
 
 def test_litellm(url: str) -> None:
-    assert [line for line in run("litellm_client.py", url) if not line[0].startswith("LiteLLM")] == [
+    assert run("litellm_client.py", url) == [
         ("openai", LORA), ("stream", LORA), ("sagemaker", LORA), ("long prompt", "ContextWindowExceededError"),
     ]  # fmt: skip
 
