@@ -76,4 +76,4 @@ if not is_available:
 completion = backend.generate("What is LoRA?")
 print("text:", completion.choices[0].text, completion.choices[0].finish_reason, completion.usage.total_tokens)
 print("tools:", *backend.generate_with_tools("Who are you?", [MOVE_TO]))
-print("tools in words:", backend.generate_with_tools("Who are you?", [MOVE_TO | {"parameters": None}])[0])
+print("tools in words:", backend.generate_with_tools("Who are you?", [MOVE_TO | {"parameters": "x, y, z"}])[0])
