@@ -125,6 +125,6 @@ def test_agent_arena_without_a_server() -> None:
 
 
 def test_every_program_is_run() -> None:
-    """Here, or in the tests of its own that its test names."""
+    """Each program has a test above."""
     source = Path(__file__).read_text()
     assert [path.name for path in PROGRAMS.glob("*.py") if f'"{path.name}"' not in source] == []
