@@ -9,6 +9,6 @@ set -- --quiet --python-version 3.11 --override requirements/cpu-overrides.txt -
 for link in $links; do set -- "$@" --find-links "$link"; done
 "$uv" pip compile "$@" --extra cpu pyproject.toml requirements/cpu.in -o requirements/cpu.lock
 all="$(mktemp)"
-"$uv" pip compile "$@" --group dev -c requirements/cpu.lock -o "$all"
+"$uv" pip compile "$@" --override requirements/dev-overrides.txt --group dev -c requirements/cpu.lock -o "$all"
 grep -vxFf requirements/cpu.lock "$all" > requirements/dev.lock
 rm "$all"

@@ -11,7 +11,8 @@ _SCRIPT = """#!{python}
 # Made by `lmi install-vllm-shim`.
 from serving.cli import vllm_main
 
-vllm_main()
+if __name__ == "__main__":  # the engine's processes read this file, too
+    vllm_main()
 """
 
 

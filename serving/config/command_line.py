@@ -2,7 +2,8 @@
 """Reads the raw arguments of `lmi serve`: LMI's own flags, a positional model, every vLLM flag in any spelling.
 
 A general command-line library misreads vLLM's flags (underscores, single-dash groups, dotted keys, lists), so this
-scans against the snapshot. Called by `resolve.py`; it decides nothing about precedence.
+scans against the snapshot, and against the flags that vLLM once had (`past.py`). Called by `resolve.py`; it decides
+nothing about precedence.
 """
 
 import difflib
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from serving.config import past
 from serving.config.sources import Setting
 from serving.config.values import parse_human_int
 from serving.config.vllm_arguments import REFUSED, VllmArgument, by_flag
@@ -157,12 +159,13 @@ def _read(token: str, tokens: _Tokens, line: CommandLine, nested: dict[str, tupl
 
 def _lookup(flag: str, written: str) -> VllmArgument:
     known = by_flag()
-    if flag in known:
-        return known[flag]
+    if (argument := known.get(flag) or past.by_flag().get(flag)) is not None:
+        return argument
     matches = {argument.name: argument for name, argument in known.items() if name.startswith(flag)}
     if len(matches) == 1 and flag.startswith("--"):
         return next(iter(matches.values()))
-    near = difflib.get_close_matches(flag, [*known, "--demo", "--models", "--model-store", "--config-file"], n=1)
+    ours = ("--demo", "--models", "--model-store", "--config-file")
+    near = difflib.get_close_matches(flag, [*known, *past.by_flag(), *ours], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ValueError(f"unknown flag {written}{hint}")
 

@@ -71,6 +71,7 @@ def document() -> str:
         "`OPTION_NAME`, a flag, or a line of `--config FILE`. Refused are:",
         _columns(("argument", "instead"), [(f"`{name}`", reason) for name, reason in REFUSED.items()]),
         "## Names of the past",
+        "Where `vllm serve` had a flag of that name, `lmi serve` still takes it, with its value if it had one.",
         "Read as what they are called now, with a warning:",
         _columns(("name", "is read as"), [(f"`{name}`", _replacement(one)) for name, one in past.REPLACED.items()]),
         "Without effect, with a warning:",

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Names of vLLM's past and of LMI's other backends: what they are read as, or why they have no effect.
 
-Called by `resolve.py` for what neither LMI's options nor vLLM's arguments know any more. A warning tells the user, and
-what is set by its present name wins.
+Called by `resolve.py` for what neither LMI's options nor vLLM's arguments know any more, and by `command_line.py` for
+flags that `vllm serve` once had. A warning tells the user, and what is set by its present name wins.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from serving.config.masking import masked
 from serving.config.values import NONE, parse_bool, parse_float, parse_int, parse_json_object, parse_list
+from serving.config.vllm_arguments import VllmArgument
 from serving.errors import Problem
 
 if TYPE_CHECKING:
@@ -168,6 +170,29 @@ REPLACED: Mapping[str, Replaced] = {
 }
 """Name without `option.`, to what stands for it in vLLM 0.32."""
 
+_SWITCHES = (
+    *("disable_async_output_proc", "disable_frontend_multiprocessing", "disable_log_requests"),
+    *("enable_prompt_adapter", "enable_lora_bias", "use_v2_block_manager", "calculate_kv_scales", "enable_reasoning"),
+    *("guided_decoding_disable_fallback", "guided_decoding_disable_any_whitespace"),
+    *("guided_decoding_disable_additional_properties", "disable_mm_preprocessor_cache"),
+    *("enable_multimodal_encoder_data_parallel", "eplb_log_balancedness", "engine_use_ray", "worker_use_ray"),
+)
+_WITH_VALUE = (
+    *("device", "swap_space", "max_seq_len_to_capture", "preemption_mode", "num_scheduler_steps", "task"),
+    *("scheduler_delay_factor", "max_num_partial_prefills", "max_long_partial_prefills", "num_lookahead_slots"),
+    *("max_prompt_adapters", "max_prompt_adapter_token", "lora_extra_vocab_size", "long_lora_scaling_factors"),
+    *("qlora_adapter_name_or_path", "logits_processor_pattern", "override_attention_dtype", "override_neuron_config"),
+    *("guided_decoding_backend", "rope_scaling", "rope_theta", "override_pooler_config", "speculative_model"),
+    *("num_speculative_tokens", "num_redundant_experts", "eplb_window_size", "eplb_step_interval"),
+)
+FLAGS: Mapping[str, str] = {
+    **dict.fromkeys(_SWITCHES, "bool"),
+    **dict.fromkeys(_WITH_VALUE, "str"),
+    "multi_step_stream_outputs": "str_or_switch",
+    "cuda_graph_sizes": "list",
+}
+"""Flags that `vllm serve` has no more, by name, to how their values stood on the command line (`values.PARSERS`)."""
+
 _DEFAULT_DRAFT_TOKENS = 4
 """LMI's, where only the draft model was named."""
 
@@ -213,3 +238,14 @@ def arguments_of(
 def is_known(name: str) -> bool:
     """Somebody who sets this name is told what becomes of it."""
     return name in IGNORED or name in REPLACED or name in REFUSED
+
+
+@cache
+def by_flag() -> Mapping[str, VllmArgument]:
+    """Every flag of the past, with dashes, to what it was."""
+    found: dict[str, VllmArgument] = {}
+    for name, kind in FLAGS.items():
+        words = name.replace("_", "-")
+        flags = (f"--{words}", f"--no-{words}") if kind == "bool" else (f"--{words}",)
+        found |= dict.fromkeys(flags, VllmArgument(name, flags, kind, choices=None, frontend=False))
+    return found

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The executable that stands in for vLLM's."""
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from serving import cli
+from serving.vllm_shim import install
 
 pytestmark = pytest.mark.pure
 
@@ -22,6 +24,14 @@ def test_installed_executable_is_ours(tmp_path: Path) -> None:
     assert run.stdout.startswith("usage: lmi serve [MODEL]")
     run = subprocess.run([tmp_path / "vllm", "serve", "m", "--nope"], capture_output=True, text=True, timeout=60)
     assert (run.returncode, "unknown flag --nope" in run.stderr) == (2, True)
+
+
+def test_engines_process_reads_the_executable_without_effect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's multiprocessing runs a program's main file again in each process that it spawns."""
+    monkeypatch.setattr(cli, "vllm_main", lambda: pytest.fail("a second server"))
+    runpy.run_path(str(install(tmp_path)), run_name="__mp_main__")
+    with pytest.raises(pytest.fail.Exception, match="a second server"):
+        runpy.run_path(str(install(tmp_path)), run_name="__main__")
 
 
 @pytest.mark.parametrize(

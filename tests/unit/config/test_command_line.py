@@ -53,6 +53,12 @@ def test_our_own_arguments(command: str, attributes: dict[str, object]) -> None:
         ("""--hf-overrides '{"a": 1}'""", "hf_overrides", '{"a": 1}', "--hf-overrides"),
         ("--served-model-name a b,c --port 1", "served_model_name", '["a", "b,c"]', "--served-model-name"),
         ("-O3", "optimization_level", "3", "-O"),
+        ("--swap-space 4", "swap_space", "4", "--swap-space"),
+        ("--swap_space=4", "swap_space", "4", "--swap_space"),
+        ("--disable-log-requests --port 1", "disable_log_requests", "true", "--disable-log-requests"),
+        ("--no-enable-lora-bias", "enable_lora_bias", "false", "--no-enable-lora-bias"),
+        ("--cuda-graph-sizes 1 8 --port 1", "cuda_graph_sizes", '["1", "8"]', "--cuda-graph-sizes"),
+        ("--multi-step-stream-outputs --port 1", "multi_step_stream_outputs", "true", "--multi-step-stream-outputs"),
     ],
 )
 def test_flag_of_vllm(command: str, name: str, text: str, flag: str) -> None:
@@ -94,6 +100,8 @@ def test_dotted_flags_make_one_object(command: str, value: dict[str, object]) ->
         ("--zzzzzz=1", "unknown flag --zzzzzz; see lmi serve --help"),
         ("--max-num 1", "unknown flag --max-num; did you mean --max-num-seqs?; see lmi serve --help"),
         ("--no-enforce-eager=1", "--no-enforce-eager takes no value; see lmi serve --help"),
+        ("--swap-space", "--swap-space expects a value; see lmi serve --help"),
+        ("--swap-spaces 4", "unknown flag --swap-spaces; did you mean --swap-space?; see lmi serve --help"),
         ("--headless", "headless is not supported (command line --headless); this server always listens"),
     ],
 )

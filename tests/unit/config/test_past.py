@@ -5,9 +5,11 @@ import pytest
 
 from serving import demo
 from serving.config.host import Host
-from serving.config.past import IGNORED, REPLACED
+from serving.config.options import options
+from serving.config.past import FLAGS, IGNORED, REPLACED, by_flag
 from serving.config.resolve import ResolvedConfig, resolve
 from serving.config.vllm_arguments import arguments
+from serving.config.vllm_arguments import by_flag as present_flags
 from serving.errors import ConfigError
 
 pytestmark = pytest.mark.pure
@@ -54,6 +56,43 @@ def test_value_that_cannot_be_read() -> None:
 def test_ignored(name: str) -> None:
     (warning,) = resolved(**{name: "1"}).warnings
     assert warning == f"{name} (OPTION_{name.upper()}) has no effect: {IGNORED[name]}"
+
+
+@pytest.mark.parametrize(
+    ("flags", "warning"),
+    [
+        ("--swap-space 4", f"swap_space (command line --swap-space) has no effect: {IGNORED['swap_space']}"),
+        (
+            "--lora_extra_vocab_size=256",
+            "lora_extra_vocab_size (command line --lora_extra_vocab_size) has no effect: vLLM serves no adapters with "
+            "a vocabulary of their own any more",
+        ),
+        (
+            "--rope-theta 2",
+            "rope_theta (command line --rope-theta) is read as hf_overrides.rope_theta=2.0: vLLM has renamed it",
+        ),
+    ],
+)
+def test_flag_of_the_past(flags: str, warning: str) -> None:
+    """It costs a warning, and what stands behind it is read as ever."""
+    config = resolve({}, ["org/m", *flags.split(), "--max-model-len", "64"], Host(device_count=1), demo.MODEL_DIR)
+    assert config.warnings == [warning]
+    assert config.vllm_arguments["max_model_len"] == 64
+
+
+_TEXTS = {"rope_scaling": '{"factor": 2}', "long_lora_scaling_factors": "[1, 2]", "override_pooler_config": "{}"}
+
+
+@pytest.mark.parametrize("flag", sorted(by_flag()))
+def test_no_flag_of_the_past_is_refused(flag: str) -> None:
+    flag_of = by_flag()[flag]
+    given = [flag] if flag_of.kind in ("bool", "str_or_switch") else [flag, _TEXTS.get(flag_of.name, "1")]
+    resolve({}, ["org/m", *given, "--reasoning-parser", "qwen3"], Host(device_count=1), demo.MODEL_DIR)
+
+
+def test_flags_are_names_that_are_read() -> None:
+    assert set(FLAGS) <= set(IGNORED) | set(REPLACED) | set(options())
+    assert not set(by_flag()) & set(present_flags())
 
 
 def test_tables() -> None:
