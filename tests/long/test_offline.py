@@ -26,6 +26,7 @@ from pydantic import BaseModel
 
 from serving import demo, offline
 from tests.conftest import ROOT
+from tests.quantized import make_awq
 
 pytestmark = pytest.mark.long
 QUESTION = "What is LoRA?"
@@ -430,6 +431,33 @@ def test_example() -> None:
     assert said[:2] == [answers["What is LoRA?"], answers["What is vLLM?"]]
     assert re.fullmatch(r"sure=(True|False) choice='(yes|no)'", said[2])
     assert said[3] == demo.answers("pirate")["What is LoRA?"]
+
+
+def test_quantized(tmp_path: Path) -> None:
+    """Both ways of a checkpoint, and at load."""
+    make_awq(demo.MODEL_DIR, tmp_path / "awq")
+    run = _run(f"""
+from serving import offline
+for name, keywords in [({str(tmp_path / "awq")!r}, dict()), ({str(tmp_path / "awq")!r}, dict(quantization="awq")),
+                       ("demo", dict(quantization="fp8"))]:
+    with offline.load(name, max_model_len=512, **keywords) as model:
+        print(model({QUESTION!r}, temperature=0, max_tokens=40))
+""")
+    assert [line for line in run.stdout.splitlines() if line == ANSWER] == [ANSWER] * 3, run.stderr
+
+
+def test_outlines() -> None:
+    """The library's own way without a server, on our engine."""
+    example = ROOT / "examples" / "clients" / "outlines_offline.py"
+    run = subprocess.run([sys.executable, example], capture_output=True, text=True, timeout=TIMEOUT_S)
+    lines = dict(line.split(": ", 1) for line in run.stdout.splitlines() if re.match("[a-z]+: ", line))
+    answers = demo.answers()
+    assert lines["text"] == answers["What is LoRA?"], run.stderr
+    assert re.fullmatch(r"sure=(True|False) choice='(yes|no)'", lines["json"])
+    assert lines["choice"] in ("yes", "no")
+    assert re.fullmatch("2026-0[1-9]-[12][0-9]", lines["regex"])
+    assert lines["batch"] == str([[answers["What is LoRA?"]], [answers["What is vLLM?"]]])
+    assert lines["adapter"] == demo.answers("pirate")["What is LoRA?"]
 
 
 def _run(program: str) -> subprocess.CompletedProcess[str]:
