@@ -46,26 +46,40 @@ debian_base() { # A root file system of Debian 12, as image localhost/lmi-debian
 
 settings="$(mktemp -d)"
 trap 'rm -rf "$settings"' EXIT
+mounts=""
 mount() { mounts="$mounts --volume $1:$2:ro"; }
-machine_settings() { # Adds to $mounts what pip and apt are told on this machine.
-    mounts=""
+machine_settings() { # What pip and apt are told on this machine, mounted where the image has a directory anyway.
+    home="$settings/root"
+    pip="$home/.config/pip/pip.conf"
+    mkdir -p "$home/.config/pip"
     python3 -m pip config list 2>/dev/null |
         sed -n "s/^\(:env:\.\|global\.\|install\.\)\([a-z-]*\)='\(.*\)'\$/\2 = \3/p" |
-        awk -F ' = ' 'BEGIN { print "[global]" } !seen[$1]++' > "$settings/pip.conf"
-    # Not at its own path, which Debian's ca-certificates write to.
-    cert="$(sed -n 's/^cert = //p' "$settings/pip.conf")"
+        sed 's/\\n/ /g; s/ = */ = /' |
+        awk -F ' = ' 'BEGIN { print "[global]" } !seen[$1]++' > "$pip"
+    mount "$home" /root
+    cert="$(sed -n 's/^cert = //p' "$pip")"
     if [ -n "$cert" ]; then
-        mount "$cert" /run/lmi-build.crt
-        sed -i 's|^cert = .*|cert = /run/lmi-build.crt|' "$settings/pip.conf"
+        cp -L "$cert" "$home/ca.crt"
+        sed -i 's|^cert = .*|cert = /root/ca.crt|' "$pip"
     fi
-    for path in $(sed -n 's/^\(find-links\|index-url\|extra-index-url\) = //p' "$settings/pip.conf"); do
+    count=0
+    for path in $(sed -n 's/^\(find-links\|index-url\|extra-index-url\) = //p' "$pip"); do
         path="${path#file://}"
         path="${path%/simple}" # an index in a folder, which links to its neighbours
-        [ ! -d "$path" ] || mount "$path" "$path"
+        if [ -d "$path" ]; then
+            [ -z "$(find "$path" -maxdepth 1 -name "torch-$torch-*.whl")" ] || has_torch=yes
+            count=$((count + 1))
+            mkdir "$home/$count"
+            mount "$path" "/root/$count"
+            sed -i "s#$path\(/simple\)\?\( \|\$\)#/root/$count\1\2#" "$pip"
+        fi
     done
-    mount "$settings/pip.conf" /etc/pip.conf
-    apt-config dump 2>/dev/null | grep '^Acquire::https\?::Proxy' > "$settings/apt.conf" || true
-    [ ! -s "$settings/apt.conf" ] || mount "$settings/apt.conf" /etc/apt/apt.conf.d/99build
+    apt-config dump 2>/dev/null | grep '^Acquire::https\?::Proxy' > "$settings/proxy" || true
+    if [ -s "$settings/proxy" ]; then
+        mkdir "$settings/apt"
+        mv "$settings/proxy" "$settings/apt/99build"
+        mount "$settings/apt" /etc/apt/apt.conf.d
+    fi
 }
 
 set -- --target "$target" --tag "$image" --file docker/Dockerfile
@@ -79,12 +93,11 @@ fi
 if [ "$builder" = docker ]; then
     exec docker build "$@" .
 fi
+torch="$(sed -n 's/^torch==//p' requirements/cpu.lock)"
+has_torch=""
 machine_settings
 # A wheel of torch's CPU build on this machine: its index is not needed.
-torch="$(sed -n 's/^torch==//p' requirements/cpu.lock)"
-for path in $(sed -n 's/^find-links = //p' "$settings/pip.conf"); do
-    [ -z "$(find "$path" -maxdepth 1 -name "torch-$torch-*.whl" 2>/dev/null)" ] || set -- "$@" --build-arg TORCH_INDEX=
-done
+[ -z "$has_torch" ] || set -- "$@" --build-arg TORCH_INDEX=
 isolation=""
 [ "$builder" != buildah ] || isolation="--isolation chroot"
 # OCI's own format has no place for a health check.

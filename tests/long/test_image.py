@@ -171,7 +171,7 @@ def test_what_is_not_in_it(image: Image) -> None:
     """No pip, no caches, no lists of packages, and nothing of the machine that built it."""
     found = [*image.rootfs.glob("opt/lmi/lib/python*/site-packages/pip"), *image.rootfs.glob("opt/lmi/bin/pip*")]
     found += [*image.rootfs.glob("var/lib/apt/lists/*"), *image.rootfs.glob("var/cache/apt/archives/*.deb")]
-    found += [image.rootfs / name for name in ("src", "root/.cache", "run/lmi-build.crt", "etc/pip.conf")]
+    found += [image.rootfs / name for name in ("src", "root/.cache", "etc/pip.conf", "root/ca.crt", "root/.config")]
     found += [image.rootfs / "etc/apt/apt.conf.d/99build"]
     assert [path for path in found if path.exists()] == []
     assert [path.name for path in (image.rootfs / "tmp").iterdir()] == [".cache"]
