@@ -182,8 +182,8 @@ def test_other_words_are_run_as_given(image: Image) -> None:
     assert (
         image.run("sh", "-c", "g++ --version > /tmp/x && python3 -c 'import venv, ensurepip' && exit 9").returncode == 9
     )
-    assert image.run("sh", "-c", "command -v vllm lmi").stdout.split() == [f"/opt/lmi-server/bin/{name}" for name in
-                                                                           ("vllm", "lmi")]  # fmt: skip
+    found = image.run("sh", "-c", "command -v vllm; command -v lmi").stdout.split()
+    assert found == ["/opt/lmi-server/bin/vllm", "/opt/lmi-server/bin/lmi"]
     shim = image.run("vllm", "serve", "--help")
     assert shim.stdout.startswith("usage: lmi serve [MODEL]")
 
@@ -206,7 +206,7 @@ def test_defaults(image: Image) -> None:
     [
         (["serve", "org/name", "--nope"], {}, 2, "unknown flag --nope"),
         (["--model", "org/name"], {"OPTION_DTYPE": "int3"}, 1, "dtype='int3'"),
-        ([], {"HF_MODEL_ID": "org/name", "OPTION_PREDICT_TIMEOUT": "soon"}, 1, "predict_timeout='soon'"),
+        ([], {"HF_MODEL_ID": "org/name", "MAX_BATCH_SIZE": "many"}, 1, "max_rolling_batch_size='many'"),
         (["serve", "/nowhere"], {}, 1, "directory '/nowhere' does not exist"),
     ],
 )
