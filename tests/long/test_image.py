@@ -220,8 +220,9 @@ def test_bad_configuration(image: Image, words: list[str], env: dict[str, str], 
 
 
 def test_variables(image: Image, port: int) -> None:
-    """A model by variables; health; and a stream that a SIGTERM finds in flight."""
+    """A model by variables, quantized; a constrained answer; health; a stream that a SIGTERM finds in flight."""
     env = {"HF_MODEL_ID": "/opt/ml/model", "OPTION_SERVED_MODEL_NAME": "small", "OPTION_SHUTDOWN_TIMEOUT": "150"}
+    env["OPTION_QUANTIZE"] = "bitsandbytes"
     running = start(image, {"/opt/ml/model": demo.MODEL_DIR}, port, **env)
     try:
         began = time.monotonic()
@@ -229,6 +230,8 @@ def test_variables(image: Image, port: int) -> None:
         assert time.monotonic() - began < 2
         answer = running.ask({"inputs": QUESTION, "parameters": {"max_new_tokens": 60}})
         assert answer.json()["generated_text"] == demo.answers()[QUESTION]
+        answer = running.ask({"inputs": QUESTION, "parameters": {"guided_choice": ["small", "large"]}})
+        assert answer.json()["generated_text"] in ("small", "large")
         assert httpx.get(f"{running.url}/v1/models").json()["data"][0]["id"] == "small"
         done = running.inside("lmi-healthcheck")
         assert (done.returncode, done.stdout) == (0, f"http://127.0.0.1:{port}/ping: 200\n")
