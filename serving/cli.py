@@ -17,7 +17,7 @@ from typer.core import TyperCommand
 
 from handlers import resolve as handlers_of
 from handlers.user_code import UserCode
-from serving import demo, log
+from serving import demo, first_process, log
 from serving.config import explain, report, vllm_command
 from serving.config.addresses import PORT
 from serving.config.command_line import USAGE, wants_help
@@ -122,6 +122,10 @@ def serve(argv: Sequence[str], port: int = PORT) -> int:
     if wants_help(argv):
         print(USAGE)
         return 0
+    return first_process.run(lambda: _start(argv, port))
+
+
+def _start(argv: Sequence[str], port: int) -> int:
     log.setup()
     starting, ledger = Starting(), Ledger()
     try:

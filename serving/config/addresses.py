@@ -17,6 +17,8 @@ from serving.errors import Problem
 PORT = 8080
 """Where the server listens unless it is told otherwise."""
 _BIND_TO_PORT = "SAGEMAKER_BIND_TO_PORT"
+_HOST = "LMI_HOST"
+"""Where to listen if nothing else says so: the image's variable, because nobody reaches a container's loopback."""
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _ALL = ("0.0.0.0", "::")
 
@@ -38,9 +40,9 @@ class Address:
     is_tls: bool = False
 
 
-def defaults(port: int) -> dict[str, Any]:
+def defaults(port: int, env: Mapping[str, str]) -> dict[str, Any]:
     """What holds for an address that nobody gave."""
-    return {"host": "127.0.0.1", "port": port}
+    return {"host": env.get(_HOST) or "127.0.0.1", "port": port}
 
 
 def listening(

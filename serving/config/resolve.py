@@ -188,7 +188,7 @@ def resolve_line(
         variables |= lmcache.environment(lmi, server, values, location.directory, host, problems)
         _make_paths_absolute(values, host)
         _check_files(values, host, problems)
-    listening = addresses.defaults(port)
+    listening = addresses.defaults(port, env)
     management = addresses.management(server, listening | values, problems)
     adapters = _adapters(fetched) | _adapters(location.directory)
     model_dirs = [path for path in (location.directory, fetched) if path is not None]

@@ -103,13 +103,19 @@ class Effective:
 
 
 def merge(layers: Sequence[Iterable[Setting]]) -> dict[str, Effective]:
-    """The winner per name; in one layer the last setting counts. Layers come strongest first."""
+    """The winner per name; in one layer the last setting counts. Layers come strongest first.
+
+    What stands in two layers, as the model of `HF_MODEL_ID` does, does not beat itself.
+    """
     candidates: dict[str, list[Setting]] = {}
     for layer in layers:
         last = {setting.name: setting for setting in layer}
         for name, setting in last.items():
             candidates.setdefault(name, []).append(setting)
-    return {name: Effective(winner, tuple(rest)) for name, (winner, *rest) in candidates.items()}
+    return {
+        name: Effective(winner, tuple(one for one in rest if one.origin != winner.origin))
+        for name, (winner, *rest) in candidates.items()
+    }
 
 
 def from_properties(path: Path, warnings: list[str]) -> list[Setting]:

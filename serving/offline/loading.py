@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 NO_FLAGS = frozenset({"enable_mm_processor_stats", "mamba_config"})
 """Keywords of vLLM's engine that `vllm serve` has no flags for."""
 _FRONT_END_TOO = frozenset({"chat_template"})
-_READ_VARIABLES = ("VLLM_", "CUDA_", "HF_HOME", "HF_HUB_", "PATH", "CXX")
+_READ_VARIABLES = ("VLLM_", "CUDA_", "HF_HOME", "HF_HUB_", "XDG_CACHE_HOME", "PATH", "CXX")
 """Beginnings of variables that count here as well; those that configure a server do not."""
 _SPAWN = "VLLM_WORKER_MULTIPROC_METHOD"
 _IN_PROCESS = "VLLM_ENABLE_V1_MULTIPROCESSING"

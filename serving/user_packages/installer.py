@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
@@ -79,9 +80,11 @@ def _command(env: Mapping[str, str]) -> list[str]:
         return [*own, "-m", "pip", "install", "--no-warn-conflicts"]
     if uv := shutil.which("uv", path=f"{os.path.dirname(sys.executable)}:{env.get('PATH', os.defpath)}"):
         return [uv, "pip", "install"]
-    bundle = PathFinder.find_spec("ensurepip")
-    for wheel in Path(str(bundle.origin)).parent.glob("_bundled/pip-*.whl") if bundle else ():
-        return [*own, str(wheel / "pip"), "install"]
+    if bundle := PathFinder.find_spec("ensurepip"):
+        # Debian and Fedora keep it elsewhere.
+        folder = sysconfig.get_config_var("WHEEL_PKG_DIR") or Path(str(bundle.origin)).parent / "_bundled"
+        for wheel in Path(folder).glob("pip-*.whl"):
+            return [*own, str(wheel / "pip"), "install"]
     text = "requirements.txt cannot be installed: the server has no pip, no uv and no ensurepip"
     raise ConfigError([Problem("VALIDATION", text, "requirements.txt", "install pip or uv beside the server")])
 

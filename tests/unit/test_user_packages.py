@@ -316,6 +316,10 @@ def test_neither_pip_nor_uv(model: Path, env: dict[str, str], monkeypatch: pytes
     *command, pip, _ = installer._command(env)
     assert command == [sys.executable, "-P"]
     assert zipfile.ZipFile(Path(pip).parent).getinfo("pip/__main__.py")
+    elsewhere = {"WHEEL_PKG_DIR": str(wheel(model.parent / "wheels", "pip", "1").parent)}
+    with monkeypatch.context() as debian:
+        debian.setattr("sysconfig.get_config_var", elsewhere.get)
+        assert installer._command(env)[2] == f"{elsewhere['WHEEL_PKG_DIR']}/pip-1-py3-none-any.whl/pip"
     only("none", monkeypatch)
     problem = refused(model, env, "tiny_a\n")
     assert problem.text == "requirements.txt cannot be installed: the server has no pip, no uv and no ensurepip"

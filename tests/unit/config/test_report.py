@@ -49,6 +49,14 @@ def test_one_setting_from_three_places(config: ResolvedConfig) -> None:
     ]
 
 
+def test_no_setting_beats_itself(tmp_path: Path) -> None:
+    """A Hub id stands in two layers: as the place of the model, and among the variables."""
+    settings = report.as_data(resolve({"HF_MODEL_ID": "org/m"}, [], Host(), tmp_path))["settings"]
+    assert [(one["name"], one["origin"], one["overrode"]) for one in settings] == [
+        ("option.model_id", "HF_MODEL_ID", [])
+    ]
+
+
 def test_arguments_are_typed_and_complete(config: ResolvedConfig) -> None:
     data = report.as_data(config)
     assert data["vllm_arguments"]["max_num_seqs"] == 8

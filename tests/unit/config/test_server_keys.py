@@ -126,6 +126,14 @@ class TestAddresses:
         assert text.startswith(f"inference_address={address!r}")
         assert kind == ("NOT_FOUND" if address.startswith("https") else "VALIDATION")
 
+    def test_host_of_the_image(self, tmp_path: Path) -> None:
+        """The weakest of all: any address that somebody gave wins."""
+        arguments = resolved(tmp_path, LMI_HOST="0.0.0.0", SAGEMAKER_BIND_TO_PORT="82").vllm_arguments
+        assert (arguments["host"], arguments["port"]) == ("0.0.0.0", 82)
+        env = {"LMI_HOST": "0.0.0.0", "SERVING_INFERENCE_ADDRESS": "http://127.0.0.1:8080"}
+        assert resolved(tmp_path, **env).vllm_arguments["host"] == "127.0.0.1"
+        assert resolved(tmp_path, LMI_HOST="").vllm_arguments["host"] == "127.0.0.1"
+
     def test_port_beside_a_socket(self, tmp_path: Path) -> None:
         config = resolved(tmp_path, SERVING_INFERENCE_ADDRESS="unix:/s", argv="org/m --port 9000")
         assert (config.vllm_arguments["port"], "uds" in config.vllm_arguments) == (9000, False)

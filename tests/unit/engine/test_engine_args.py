@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Typed values reach vLLM's namespace as they are, through its own parser."""
 
+from pathlib import Path
+
 import pytest
 
+from serving.config.host import Host
+from serving.config.resolve import resolve
 from serving.config.vllm_arguments import arguments
 from serving.engine.engine_args import namespace
 from serving.errors import ConfigError
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.vllm
 
@@ -60,3 +65,12 @@ def test_refused_by_vllm(values: dict, message: str) -> None:
         namespace(values)
     assert caught.value.problems[0].kind == "ARGPARSE"
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("file", sorted(ROOT.glob("configs/*.properties")), ids=lambda file: file.stem)
+def test_sample(tmp_path: Path, file: Path) -> None:
+    """vLLM's parser takes what the sample comes to; what it is, tests/unit/config/test_samples.py says."""
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "serving.properties").write_text(file.read_text())
+    values = resolve({}, ["-s", str(tmp_path)], Host(device_count=1), tmp_path).vllm_arguments
+    assert namespace(values).model == values["model"]
