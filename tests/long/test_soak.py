@@ -34,9 +34,9 @@ WARM_UP = 0.3
 """Of the time: pools fill, every path is taken once, the allocator finds its size. Not measured."""
 SAMPLE_S = 2.0
 NUM_CLIENTS = 4
-MOST_GROWTH = 0.01
-"""From the fitted begin of what is measured to its fitted end, in an hour as in five minutes; a leak that the short run
-finds is twelve times as fast."""
+MOST_GROWTH = 0.01 if SOAK_S >= 3600 else 0.05
+"""From the fitted begin of what is measured to its fitted end. At first the engine's allocator still grows
+in steps of some megabytes, so a short run finds fast leaks only."""
 ARGUMENTS = ["--demo", "--port", "0", "--kv-cache-memory-bytes", "32M"]
 """A cache for keys and values that is full before anything is measured: its pages come into being with their use."""
 ENVIRONMENT = {"SERVING_MEMORY_CACHE_CAPACITY": "50"}
