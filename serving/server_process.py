@@ -16,7 +16,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -58,12 +58,13 @@ class ServerProcess:
 
     The block begins when the server can answer, and when it ends neither the server nor a child of it is there. `async
     with` does the same without blocking the loop. `start`, `wait` and `close` do it step by step. A server that nobody
-    closed is closed when the object goes away, or with the program.
+    closed is closed when the object goes away, or at the end of the program, unless a signal kills that.
 
     Args:
         model: A Hub id or a directory; None where `args` or `flags` say it (`{"demo": True}`).
         args: Flags by name, with dashes or underscores: True is a bare switch, False and None leave the flag out, a
-            mapping is written as JSON, a list as several words, everything else as it prints.
+            mapping is written as JSON, a list as several words, everything else as it prints. What is on by default is
+            turned off by its other name: `{"no_enable_prefix_caching": True}`.
         host: Where to listen.
         port: 0 takes a free one.
         flags: Further flags as they stand on a command line.
@@ -101,9 +102,11 @@ class ServerProcess:
 
         Raises:
             RuntimeError: it was started and not closed.
+            OSError: `output` cannot be written.
         """
         if self._end is not None and self._end.alive:
             raise RuntimeError("the server was started already")
+        file = None if self._output is None else self._output.open("ab", buffering=0)
         directory = TemporaryDirectory(prefix="lmi-server-")
         self._port, self._port_file = 0, Path(directory.name) / "port"
         self._last_lines = deque(maxlen=_NUM_LAST_LINES)
@@ -117,9 +120,7 @@ class ServerProcess:
             start_new_session=True,
         )
         assert self._process.stdout is not None
-        self._reader = threading.Thread(
-            target=_copy, args=(self._process.stdout, self._output, self._last_lines), daemon=True
-        )
+        self._reader = threading.Thread(target=_copy, args=(self._process.stdout, file, self._last_lines), daemon=True)
         self._reader.start()
         self._end = weakref.finalize(self, _end, os.getpid(), self._process, self._reader, directory)
         return self
@@ -238,16 +239,15 @@ def as_flags(args: Mapping[str, Any]) -> list[str]:
         elif isinstance(value, Mapping):
             words.append(f"{flag}={json.dumps(value)}")
         elif isinstance(value, list | tuple):
-            words += [flag, *(str(item) for item in value)]
+            words += [flag, *(json.dumps(item) if isinstance(item, Mapping) else str(item) for item in value)]
         elif value is not False and value is not None:
             words.append(f"{flag}={value}")
     return words
 
 
-def _copy(output: IO[bytes], path: Path | None, last_lines: deque[str]) -> None:
+def _copy(output: IO[bytes], file: IO[bytes] | None, last_lines: deque[str]) -> None:
     """Passes on what the server prints, so that it never waits for a reader, and remembers the end of it."""
-    with output, ExitStack() as stack:
-        file = None if path is None else stack.enter_context(path.open("ab", buffering=0))
+    with output, file or nullcontext():
         for line in output:
             text = line.decode("utf-8", "replace")
             last_lines.append(text.rstrip("\n"))
@@ -275,14 +275,20 @@ def _end(
         if process.poll() is None:
             process.kill()
         process.wait()
-        deadline = time.monotonic() + _CHILDREN_S
-        while any(map(_is_alive, family)) and time.monotonic() < deadline:
-            time.sleep(_POLL_S)
+        _wait(family)
         for one in filter(_is_alive, family):
             with suppress(psutil.NoSuchProcess):
                 one.kill()
+        _wait(family)
         reader.join(_CHILDREN_S)
         directory.cleanup()
+
+
+def _wait(family: set[psutil.Process]) -> None:
+    """Until all of them are gone, or have had their time."""
+    deadline = time.monotonic() + _CHILDREN_S
+    while any(map(_is_alive, family)) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
 
 
 def _is_alive(process: psutil.Process) -> bool:

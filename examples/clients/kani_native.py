@@ -12,7 +12,8 @@ from kani import Kani
 from kani.ext.vllm import VLLMServerEngine
 
 model, *address = sys.argv[1:]
-running = {"use_managed_server": False, "vllm_port": urlsplit(address[0]).port} if address else {}
+url = urlsplit(address[0]) if address else None
+running = {"use_managed_server": False, "vllm_host": url.hostname, "vllm_port": url.port} if url else {}
 
 
 async def main() -> None:

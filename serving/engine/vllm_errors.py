@@ -12,12 +12,13 @@ from vllm.exceptions import GracefulHTTPError, VLLMClientError, VLLMServerError
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from serving.engine.start_failure import one_line
-from serving.errors import EngineDead, EngineError, EngineOverloaded, PayloadError, RequestTimeout
+from serving.errors import EngineDead, EngineError, EngineOverloaded, PayloadError, RequestTimeout, ServingError
 
 _REFUSALS = {HTTPStatus.SERVICE_UNAVAILABLE: EngineOverloaded, HTTPStatus.GATEWAY_TIMEOUT: RequestTimeout}
 """Statuses that vLLM's `GracefulHTTPError` carries, the gate's included."""
 _PARSING = "Input parsing failed: "
 """How LMI's clients know a faulty request."""
+CLOSED = "this model was shut down"
 
 
 def refuse(answer: Any) -> Any:
@@ -76,3 +77,17 @@ def user_errors() -> Iterator[None]:
             yield
     except PayloadError as error:
         raise type(error)(str(error).removeprefix(_PARSING)) from None
+
+
+@contextmanager
+def engine_errors() -> Iterator[None]:
+    """While the engine works on what it has accepted, whatever fails is its own fault."""
+    try:
+        with vllm_errors():
+            yield
+    except PayloadError as error:
+        raise type(error)(str(error).removeprefix(_PARSING)) from None
+    except ServingError:
+        raise
+    except Exception as error:
+        raise EngineError(one_line(error)) from error

@@ -37,6 +37,11 @@ class Sampling:
     params: SamplingParams | BeamSearchParams
     count: int
 
+    @property
+    def is_ranked(self) -> bool:
+        """More samples are made than the user gets; beams come ranked."""
+        return isinstance(self.params, SamplingParams) and self.params.n > self.count
+
 
 def sampling(
     given: SamplingParams | BeamSearchParams | Mapping[str, Any] | None,
@@ -82,11 +87,13 @@ def sampling(
         raise PayloadError("length_penalty is for beams: it needs use_beam_search=True")
     if given is None:
         # As much as fits: a script has no reason to stop after vLLM's 16 tokens.
-        fields = {**defaults, **({} if "max_tokens" in fields else {"max_tokens": None}), **fields}
+        fields = {"max_tokens": None, **defaults, **fields}
     if constraint:
         if "structured_outputs" in fields:
             raise PayloadError("an output type and structured_outputs exclude each other")
         fields["structured_outputs"] = _constraint(constraint, writes_grammar)
+    elif isinstance(outputs := fields.get("structured_outputs"), Mapping):
+        fields["structured_outputs"] = _constraint(dict(outputs), writes_grammar)
     if made > count and "logprobs" not in fields:
         fields["logprobs"] = 0  # samples are ranked by them
     with user_errors():

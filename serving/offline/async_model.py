@@ -9,13 +9,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from serving.offline.loading import Loading, prepare
-from serving.offline.model import LOADED, Unset, place_of
+from serving.offline.model import LOADED, Unset, named, place_of
 from serving.offline.output_types import output_type_of
 from serving.offline.prompts import prompts_of
 from serving.offline.samples import Piece, Sample, samples_of, unwrapped
 
 if TYPE_CHECKING:
-    from serving.engine.vllm_offline import LoopEngine
+    from serving.engine.vllm_loop import LoopEngine
 
 
 class AsyncModel:
@@ -66,7 +66,7 @@ class AsyncModel:
             outputs = self._engine.outputs(prompt, asked.are_chats, chosen.params, where, request_id, stream=False)
             async with aclosing(outputs):
                 last = [one async for one in outputs][-1]
-            return samples_of(last, chosen.count, output.read)
+            return samples_of(last, chosen.count, chosen.is_ranked, output)
 
         try:
             async with asyncio.TaskGroup() as group:
@@ -98,7 +98,7 @@ class AsyncModel:
         if asked.is_batch:
             raise TypeError("a stream answers one prompt; start one for each")
         chosen = self._engine.sampling(sampling_params, sampling, output.constraint)
-        if getattr(chosen.params, "n", 1) > chosen.count:
+        if chosen.is_ranked:
             raise TypeError("best_of cannot be streamed: which samples are best is known at the end")
         where = self._place(lora)
         outputs = self._engine.outputs(asked.items[0], asked.are_chats, chosen.params, where, request_id, stream=True)
@@ -121,14 +121,14 @@ class AsyncModel:
 
     async def unload_lora(self, path: str | Path) -> None:
         """As `Model.unload_lora`, once the requests that use it are answered."""
-        where = place_of(path, self._adapters)
-        assert where is not None
-        if self._lora == where:
+        where = named(path, self._adapters)
+        directory = await self._engine.directory(where)
+        if self._lora is not None and await self._engine.directory(self._lora) == directory:
             self._lora = None
         await self._engine.unload_lora(where)
 
     async def shutdown(self) -> None:
-        """Ends the engine's processes."""
+        """Ends the engine's processes; whoever waits gets what there is, as after `abort`."""
         await self._engine.close()
 
     async def __aenter__(self) -> "AsyncModel":
@@ -162,6 +162,6 @@ async def load_async(model: str | Path, **keywords: Any) -> AsyncModel:
 def _engine(loading: Loading) -> "LoopEngine":
     """Not started yet; imports vLLM."""
     args = loading.arguments()
-    from serving.engine.vllm_offline import LoopEngine
+    from serving.engine.vllm_loop import LoopEngine
 
     return LoopEngine(args)

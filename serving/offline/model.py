@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from serving.errors import PayloadError
 from serving.offline.loading import prepare
 from serving.offline.output_types import output_type_of
 from serving.offline.prompts import prompts_of
@@ -14,7 +15,7 @@ from serving.offline.samples import Sample, samples_of, unwrapped
 if TYPE_CHECKING:
     from vllm import LLM
 
-    from serving.engine.vllm_offline import ScriptEngine
+    from serving.engine.vllm_script import ScriptEngine
 
 
 class Unset:
@@ -90,7 +91,7 @@ class Model:
             return []
         where = self._lora if isinstance(lora, Unset) else self._place(lora)
         outputs = self._engine.run(asked.items, asked.are_chats, chosen.params, where, progress)
-        return [samples_of(one, chosen.count, output.read) for one in outputs]
+        return [samples_of(one, chosen.count, chosen.is_ranked, output) for one in outputs]
 
     def __call__(self, prompts: Any, output_type: Any = str, **options: Any) -> Any:
         """As `generate`, unwrapped to values: of one prompt and one sample the value itself, else lists.
@@ -117,10 +118,9 @@ class Model:
 
     def unload_lora(self, path: str | Path) -> None:
         """Gives an adapter's memory back; calls that would use it take the base model."""
-        where = self._place(path)
-        assert where is not None
+        where = named(path, self._adapters)
         self._engine.unload_lora(where)
-        if self._lora == where:
+        if self._lora is not None and self._engine.directory(self._lora) == self._engine.directory(where):
             self._lora = None
 
     def shutdown(self) -> None:
@@ -144,6 +144,18 @@ def place_of(lora: str | Path | None, adapters: Mapping[str, Path]) -> str | Non
     return None if lora is None else str(adapters.get(str(lora), lora))
 
 
+def named(lora: str | Path, adapters: Mapping[str, Path]) -> str:
+    """As `place_of`, of an adapter that has to be there.
+
+    Raises:
+        PayloadError: it is None.
+    """
+    where = place_of(lora, adapters)
+    if where is None:
+        raise PayloadError("the base model cannot be unloaded; load_lora(None) goes back to it")
+    return where
+
+
 def load(model: str | Path, **keywords: Any) -> Model:
     """Loads a model, as `vllm.LLM` does.
 
@@ -158,7 +170,7 @@ def load(model: str | Path, **keywords: Any) -> Model:
     """
     loading = prepare(model, keywords, is_script=True)
     args = loading.arguments()
-    from serving.engine.vllm_offline import ScriptEngine
+    from serving.engine.vllm_script import ScriptEngine
 
     return Model(ScriptEngine.start(args), loading.config.adapters)
 
@@ -171,7 +183,7 @@ def wrap(llm: "LLM") -> Model:
     """
     from vllm import LLM
 
-    from serving.engine.vllm_offline import ScriptEngine
+    from serving.engine.vllm_script import ScriptEngine
 
     if not isinstance(llm, LLM):
         raise TypeError(f"wrap takes a vllm.LLM, not {type(llm).__name__}; load_async starts an engine for event loops")

@@ -2,8 +2,10 @@
 """What an answer is to look like: a type to vLLM's structured outputs, and the text that comes back to a value."""
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -30,11 +32,13 @@ class OutputType:
 
     Attributes:
         constraint: fields of vLLM's `StructuredOutputsParams`; empty for plain text.
-        read: the text of a whole answer to its value.
+        read: the text of a whole answer to its value; raises `ValueError` for what is none.
+        may_end: a text that the engine did not end itself, but `max_tokens` for instance, can be whole.
     """
 
     constraint: Mapping[str, Any] = field(default_factory=dict)
     read: Callable[[str], Any] = str
+    may_end: Callable[[str], bool] = lambda text: True
 
 
 TEXT = OutputType()
@@ -56,23 +60,36 @@ def output_type_of(given: Any) -> OutputType:
     if isinstance(given, OutputType):
         return given
     if isinstance(given, Regex):
-        return OutputType({"regex": given.pattern})
+        return OutputType({"regex": given.pattern}, may_end=partial(_matches, given.pattern))
     if isinstance(given, Grammar):
-        return OutputType({"grammar": given.definition})
+        return OutputType({"grammar": given.definition}, may_end=lambda text: False)
     if isinstance(given, Mapping):
-        return OutputType({"json": dict(given)}, json.loads)
+        return OutputType({"json": dict(given)}, json.loads, _may_end_json)
     if isinstance(given, str | bytes):
         raise TypeError("a text as output type could be several things: wrap it in Regex(...) or Grammar(...)")
     if isinstance(given, Sequence):
         if not given or not all(isinstance(choice, str) for choice in given):
             raise TypeError("choices are a list of texts, at least one")
-        return OutputType({"choice": list(given)})
+        choices = list(given)
+        return OutputType({"choice": choices}, may_end=lambda text: text in choices)
     try:
         adapter = TypeAdapter(given)
-        return OutputType({"json": adapter.json_schema()}, adapter.validate_json)
+        return OutputType({"json": adapter.json_schema()}, adapter.validate_json, _may_end_json)
     except (PydanticSchemaGenerationError, PydanticUserError) as error:
         text = " ".join(str(error).split(".")[0].split())
         raise TypeError(
             f"{given!r} is no output type: expected str, Regex, Grammar, a list of choices, a JSON schema or a type "
             f"that pydantic knows ({text})"
         ) from None
+
+
+def _matches(pattern: str, text: str) -> bool:
+    try:
+        return re.fullmatch(pattern, text) is not None
+    except re.error:  # the engine's dialect knows more
+        return False
+
+
+def _may_end_json(text: str) -> bool:
+    """A number could go on; everything else in JSON has an end."""
+    return not text[-1:].isdigit()

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """What comes back: every sample of every prompt, and the convenience that unwraps them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+from serving.offline.output_types import TEXT, OutputType
 
 
 class IncompleteOutput(ValueError):
     """A value was asked for, and its answer was cut before it was whole."""
 
-    def __init__(self, sample: "Sample", reason: str):
+    def __init__(self, sample: "Sample"):
         super().__init__(
             f"the answer ended after {len(sample.token_ids)} tokens ({sample.finish_reason}) before it was whole: "
-            f"{sample.text!r} ({reason}); a larger max_tokens may help"
+            f"{sample.text!r}; a larger max_tokens may help"
         )
         self.sample = sample
 
@@ -30,7 +32,7 @@ class Sample:
         logprobs: vLLM's, one mapping of token id to `Logprob` for each token, where they were asked for.
         num_prompt_tokens: of the prompt.
         prompt_logprobs: vLLM's, where they were asked for.
-        read: the text to its value.
+        output_type: what the text is.
     """
 
     text: str
@@ -41,7 +43,7 @@ class Sample:
     logprobs: Any = field(default=None, repr=False)
     num_prompt_tokens: int = 0
     prompt_logprobs: Any = field(default=None, repr=False)
-    read: Callable[[str], Any] = field(default=str, repr=False, compare=False)
+    output_type: OutputType = field(default=TEXT, repr=False, compare=False)
 
     @property
     def value(self) -> Any:
@@ -49,11 +51,17 @@ class Sample:
 
         Raises:
             IncompleteOutput: it was cut.
+            ValueError: pydantic's, for a whole answer that a validator of the type refuses.
         """
+        is_ended = self.finish_reason == "stop"
+        if not is_ended and not self.output_type.may_end(self.text):
+            raise IncompleteOutput(self)
         try:
-            return self.read(self.text)
-        except ValueError as error:  # pydantic's and json's as well
-            raise IncompleteOutput(self, " ".join(str(error).split())) from None
+            return self.output_type.read(self.text)
+        except ValueError:  # pydantic's and json's as well
+            if is_ended:
+                raise
+            raise IncompleteOutput(self) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +81,10 @@ class Piece:
     finish_reason: str | None = None
 
 
-def samples_of(output: Any, count: int, read: Callable[[str], Any]) -> list[Sample]:
-    """The `count` best samples of vLLM's finished `RequestOutput`; the best first where some are left out."""
+def samples_of(output: Any, count: int, is_ranked: bool, output_type: OutputType) -> list[Sample]:
+    """The first `count` samples of vLLM's finished `RequestOutput`, or the best ones, the best first."""
     choices = list(output.outputs)
-    if len(choices) > count:
+    if is_ranked:
         choices.sort(key=lambda choice: choice.cumulative_logprob or 0.0, reverse=True)
     return [
         Sample(
@@ -88,7 +96,7 @@ def samples_of(output: Any, count: int, read: Callable[[str], Any]) -> list[Samp
             logprobs=choice.logprobs,
             num_prompt_tokens=len(output.prompt_token_ids or ()),
             prompt_logprobs=output.prompt_logprobs,
-            read=read,
+            output_type=output_type,
         )
         for choice in choices[:count]
     ]

@@ -199,6 +199,7 @@ def test_faults(model: offline.Model) -> None:
         (["a", "b"], {"output_type": offline.Regex("(")}, "regex"),
         ([QUESTION], {"output_type": {"type": "nope"}}, "type"),
         (QUESTION, {"lora": "/nowhere"}, "/nowhere is not a valid path"),
+        (QUESTION, {"lora": "no_such_adapter"}, "no_such_adapter is no directory"),
     ]:
         with pytest.raises(offline.ServingError, match=text):
             model.generate(prompts, **options)
@@ -218,9 +219,29 @@ def test_an_interrupted_call(model: offline.Model) -> None:
 
     model.llm.llm_engine.step = interrupted
     with pytest.raises(KeyboardInterrupt):
-        model.generate(["abc"] * 4, max_tokens=100, ignore_eos=True)
+        model.generate(["abc"] * 4, n=2, max_tokens=100, ignore_eos=True)
     model.llm.llm_engine.step = step
     assert model.llm.llm_engine.get_num_unfinished_requests() == 0
+    assert not model.llm.llm_engine.output_processor.parent_requests
+    assert model(QUESTION, **GREEDY) == ANSWER
+
+
+@in_its_process
+def test_a_failing_engine(model: offline.Model) -> None:
+    """Its failure is no fault of the request's, and keeps its cause."""
+    step = model.llm.llm_engine.step
+
+    def failing() -> Any:
+        raise ValueError("a bug")
+
+    model.llm.llm_engine.step = failing
+    try:
+        with pytest.raises(offline.ServingError, match="a bug") as caught:
+            model(QUESTION)
+    finally:
+        model.llm.llm_engine.step = step
+    assert type(caught.value).__name__ == "EngineError"
+    assert isinstance(caught.value.__cause__, ValueError)
     assert model(QUESTION, **GREEDY) == ANSWER
 
 
@@ -271,11 +292,16 @@ def test_adapters_beside_the_model(model: offline.Model) -> None:
 
 
 @in_its_process
-def test_wrapped(model: offline.Model, adapters: dict[str, str]) -> None:
+def test_wrapped(model: offline.Model, adapters: dict[str, str], tmp_path: Path) -> None:
     wrapped = offline.wrap(model.llm)
     assert wrapped(QUESTION, **GREEDY) == ANSWER
     path = next(iter(adapters))
     assert wrapped(QUESTION, lora=path, **GREEDY) == adapters[path]
+    place = tmp_path / "mine"
+    for source in list(adapters)[:2]:
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.copytree(source, place)
+        assert offline.wrap(model.llm)(QUESTION, lora=place, **GREEDY) == adapters[source]
     with pytest.raises(TypeError, match=r"takes a vllm\.LLM, not str"):
         offline.wrap("model")  # type: ignore[arg-type]
 
@@ -322,12 +348,17 @@ def _num_in_flight(model: offline.AsyncModel) -> int:
     return len(model._engine._engine.gate.output_processor.request_states)
 
 
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
 @in_its_process
 async def test_abort(model: offline.AsyncModel) -> None:
     long = {"max_tokens": 400, "ignore_eos": True}
     tasks = [asyncio.create_task(model.generate(["abc"] * 2, request_id=f"r{number}", **long)) for number in range(2)]
-    while _num_in_flight(model) < 4:
-        await asyncio.sleep(0.01)
+    await _until(lambda: _num_in_flight(model) == 4)
     await model.abort("r0")
     first = await tasks[0]
     assert [[sample.finish_reason for sample in samples] for samples in first] == [["abort"], ["abort"]]
@@ -340,6 +371,58 @@ async def test_abort(model: offline.AsyncModel) -> None:
     await stream.aclose()
     assert _num_in_flight(model) == 0
     assert await model(QUESTION, **GREEDY) == ANSWER
+
+
+@in_its_process
+async def test_abort_outside_the_engine(model: offline.AsyncModel, adapters: dict[str, str]) -> None:
+    """Beams are many short requests to the engine; a call that is only about to reach it is none."""
+    beams = asyncio.create_task(
+        model.generate("abc", use_beam_search=True, n=2, max_tokens=400, ignore_eos=True, request_id="beams")
+    )
+    await asyncio.sleep(0.5)
+    early = asyncio.create_task(model.generate("abc", max_tokens=400, ignore_eos=True, request_id="early"))
+    await _until(lambda: model._engine.num_calls == 2)
+    await model.abort("beams")
+    await model.abort("early")
+    for task in (beams, early):
+        assert {sample.finish_reason for [sample] in await asyncio.wait_for(task, 30)} == {"abort"}
+    await _until(lambda: _num_in_flight(model) == 0)
+
+
+@in_its_process
+async def test_unload_beside_calls(model: offline.AsyncModel, adapters: dict[str, str], tmp_path: Path) -> None:
+    """It waits for those that use the adapter, and keeps nobody else waiting, nor one who starts it over again."""
+    first, second = list(adapters)[:2]
+    stream = model.stream("abc", lora=first, max_tokens=300, ignore_eos=True)
+    await anext(stream)
+    unloading = asyncio.create_task(model.unload_lora(first + "/"))
+    await asyncio.sleep(0.1)
+    async with asyncio.timeout(20):
+        assert await model(QUESTION, lora=second, **GREEDY) == adapters[second]
+        assert await model(QUESTION, lora=first, **GREEDY) == adapters[first]
+    assert not unloading.done()
+    unloading.cancel()
+    await stream.aclose()
+    await _until(lambda: not model._engine._retiring)
+    for path in adapters:
+        await model.unload_lora(path)
+    assert not await model._engine._engine.gate.list_loras()
+
+    racing = [asyncio.create_task(model(QUESTION, lora=first, **GREEDY)) for _ in range(30)]
+    await asyncio.sleep(0.02)
+    await model.unload_lora(first)
+    assert set(await asyncio.gather(*racing)) == {adapters[first]}
+
+    place = tmp_path / "mine"
+    shutil.copytree(first, place)
+    stream = model.stream("abc", lora=place, max_tokens=300, ignore_eos=True)
+    await anext(stream)
+    shutil.rmtree(place)
+    shutil.copytree(second, place)
+    async with asyncio.timeout(20):
+        assert await model(QUESTION, lora=place, **GREEDY) == adapters[second]
+    await stream.aclose()
+    await model.unload_lora(place)
 
 
 @in_its_process
@@ -419,8 +502,41 @@ with offline.load("demo", max_model_len=512) as first:
 second, third = (offline.load("demo", max_model_len=512) for _ in range(2))
 for model in (second, third, second):
     print(model({QUESTION!r}, **options))
+second.shutdown()
+print(third({QUESTION!r}, **options))
+try:
+    second("a")
+except offline.ServingError as error:
+    print(error)
 """)
-    assert [line for line in run.stdout.splitlines() if line == ANSWER] == [ANSWER] * 4, run.stderr
+    said = [line for line in run.stdout.splitlines() if line in (ANSWER, "this model was shut down")]
+    assert said == [*[ANSWER] * 5, "this model was shut down"], run.stderr
+
+
+def test_shutdown_beside_calls(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("""
+import asyncio
+from serving import offline
+
+async def main():
+    model = await offline.load_async("demo", max_model_len=512)
+    tasks = [asyncio.create_task(model.generate("abc", max_tokens=400, ignore_eos=True)) for _ in range(2)]
+    while model._engine.num_calls < 2:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.5)
+    await model.shutdown()
+    print([(await asyncio.wait_for(task, 20))[0][0].finish_reason for task in tasks])
+    try:
+        await model("a")
+    except offline.ServingError as error:
+        print(error)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+""")
+    run = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert run.stdout.splitlines()[-2:] == ["['abort', 'abort']", "this model was shut down"], run.stderr
 
 
 def test_example() -> None:

@@ -26,6 +26,14 @@ def test_defaults_of_the_model() -> None:
     assert made(temperature=0.9, top_k=None).params.temperature == 0.9
 
 
+def test_the_models_own_limit() -> None:
+    assert sampling(None, {}, {}, {"max_tokens": 3}).params.max_tokens == 3
+
+
+def test_structured_outputs_as_a_mapping() -> None:
+    assert made(structured_outputs={"regex": "a"}).params.structured_outputs.regex == "a"
+
+
 def test_an_object_wins(caplog: pytest.LogCaptureFixture) -> None:
     given = SamplingParams(temperature=0.3, stop=["x"], seed=5)
     with caplog.at_level(logging.WARNING):
@@ -67,12 +75,13 @@ def test_the_users_object_stays() -> None:
 def test_best_of(keywords: dict[str, Any], expected: tuple[int, int, int | None]) -> None:
     chosen = made(**keywords)
     assert (chosen.params.n, chosen.count, chosen.params.logprobs) == expected
+    assert chosen.is_ranked == (chosen.params.n > chosen.count)
 
 
 def test_beams() -> None:
     chosen = made(use_beam_search=True, n=2, best_of=4, max_tokens=9, length_penalty=0.5)
     assert chosen.params == BeamSearchParams(beam_width=4, max_tokens=9, length_penalty=0.5)
-    assert chosen.count == 2
+    assert (chosen.count, chosen.is_ranked) == (2, False)
 
 
 def test_beams_by_an_object() -> None:

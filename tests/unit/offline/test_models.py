@@ -4,20 +4,21 @@
 import asyncio
 from collections.abc import AsyncGenerator
 from types import SimpleNamespace
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from annotated_types import Gt
 
 from serving.errors import PayloadError
-from serving.offline import AsyncModel, IncompleteOutput, Model, Piece, Regex
+from serving.offline import AsyncModel, Grammar, IncompleteOutput, Model, Piece, Regex
 
 pytestmark = pytest.mark.pure
 
 
-def output(prompt: Any, texts: list[str], scores: list[float] | None = None) -> Any:
+def output(prompt: Any, texts: list[str], scores: list[float] | None = None, finish: str = "stop") -> Any:
     choices = [
         SimpleNamespace(
-            index=index, text=text, token_ids=[1] * len(text), finish_reason="stop", stop_reason=None, logprobs=None,
+            index=index, text=text, token_ids=[1] * len(text), finish_reason=finish, stop_reason=None, logprobs=None,
             cumulative_logprob=scores[index] if scores else None,
         )
         for index, text in enumerate(texts)
@@ -31,8 +32,8 @@ class ScriptedEngine:
     model_config = SimpleNamespace(max_model_len=99)
     tokenizer = "a tokenizer"
 
-    def __init__(self, texts: list[str] | None = None, scores: list[float] | None = None):
-        self.texts, self.scores = texts, scores
+    def __init__(self, texts: list[str] | None = None, scores: list[float] | None = None, finish: str = "stop"):
+        self.texts, self.scores, self.finish = texts, scores, finish
         self.asked: list[Any] = []
 
     def sampling(self, given: Any, keywords: Any, constraint: Any) -> Any:
@@ -40,17 +41,21 @@ class ScriptedEngine:
             raise PayloadError("no foo")
         self.constraint = constraint
         made = len(self.texts) if self.texts else 1
-        return SimpleNamespace(params=SimpleNamespace(n=made), count=keywords.get("n", 1))
+        count = keywords.get("n", 1)
+        return SimpleNamespace(params=None, count=count, is_ranked=made > count)
 
     def run(self, prompts: Any, are_chats: bool, params: Any, lora: str | None, progress: bool) -> list[Any]:
         self.asked.append((list(prompts), are_chats, lora))
-        return [output(prompt, self.texts or [f"{prompt}!"], self.scores) for prompt in prompts]
+        return [output(prompt, self.texts or [f"{prompt}!"], self.scores, self.finish) for prompt in prompts]
 
     def load_lora(self, where: str) -> None:
         self.asked.append(("load", where))
 
     def unload_lora(self, where: str) -> None:
         self.asked.append(("unload", where))
+
+    def directory(self, where: str) -> str:
+        return where.rstrip("/")
 
     def shutdown(self) -> None:
         self.asked.append("shutdown")
@@ -76,6 +81,9 @@ class LoopScripted(ScriptedEngine):
 
     async def unload_lora(self, where: str) -> None:  # type: ignore[override]
         self.asked.append(("unload", where))
+
+    async def directory(self, where: str) -> str:  # type: ignore[override]
+        return where.rstrip("/")
 
     async def close(self) -> None:
         self.asked.append("close")
@@ -110,13 +118,52 @@ def test_values() -> None:
     assert model("a", Regex("[0-9]+")) == "12"
 
 
-def test_cut() -> None:
-    model = Model(ScriptedEngine(['{"a":']))
-    samples = model.generate("a", {"type": "object"})
-    assert samples[0][0].text == '{"a":'
+@pytest.mark.parametrize(
+    ("text", "output_type"),
+    [
+        ('{"a":', {"type": "object"}),
+        ("de", ["definitely", "no"]),
+        ("16", int),
+        ("16", Regex("[0-9]{9}")),
+        ("a", Grammar("root ::= 'ab'")),
+    ],
+    ids=str,
+)
+def test_cut(text: str, output_type: Any) -> None:
+    model = Model(ScriptedEngine([text], finish="length"))
+    [[sample]] = model.generate("a", output_type)
+    assert sample.text == text
     with pytest.raises(IncompleteOutput, match="max_tokens") as caught:
-        model("a", {"type": "object"})
-    assert caught.value.sample == samples[0][0]
+        model("a", output_type)
+    assert caught.value.sample == sample
+
+
+@pytest.mark.parametrize(
+    ("text", "output_type", "value"),
+    [("no", ["yes", "no"], "no"), ("168", Regex("[0-9]{3}"), "168"), ("[1]", list[int], [1]), ("x", str, "x")],
+    ids=str,
+)
+def test_whole_at_the_last_token(text: str, output_type: Any, value: Any) -> None:
+    assert Model(ScriptedEngine([text], finish="length"))("a", output_type) == value
+
+
+def test_refused_by_its_type() -> None:
+    """Nothing is said of `max_tokens` where the answer was whole."""
+    with pytest.raises(ValueError, match="greater than 3") as caught:
+        Model(ScriptedEngine(["2"]))("a", Annotated[int, Gt(3)])
+    assert not isinstance(caught.value, IncompleteOutput)
+
+
+def test_beams_are_ranked_already() -> None:
+    """By a length penalty, which the score does not show."""
+    engine = ScriptedEngine(["x", "y", "z"], [-3.0, -1.0, -2.0])
+    engine.sampling = lambda *_: SimpleNamespace(params=None, count=2, is_ranked=False)  # type: ignore[method-assign]
+    assert Model(engine)("a") == ["x", "y"]
+
+
+def test_the_base_model_cannot_be_unloaded() -> None:
+    with pytest.raises(PayloadError, match=r"load_lora\(None\)"):
+        Model(ScriptedEngine()).unload_lora(None)  # type: ignore[arg-type]
 
 
 def test_adapters() -> None:
@@ -128,7 +175,7 @@ def test_adapters() -> None:
     model("a", lora="near")
     model("a", lora=None)
     model("a")
-    model.unload_lora("/far")
+    model.unload_lora("/far/")
     model("a")
     model.load_lora("near")
     model.load_lora(None)
@@ -136,7 +183,7 @@ def test_adapters() -> None:
     used = [entry[2] for entry in engine.asked if len(entry) == 3]
     assert used == [None, "/far", "/model/adapters/near", None, "/far", None, None]
     others = [entry for entry in engine.asked if len(entry) == 2]
-    assert others == [("load", "/far"), ("unload", "/far"), ("load", "/model/adapters/near")]
+    assert others == [("load", "/far"), ("unload", "/far/"), ("load", "/model/adapters/near")]
 
 
 def test_chats() -> None:
