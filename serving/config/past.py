@@ -28,7 +28,22 @@ _CACHE = "asynchronous results are kept in this server's memory, within memory_c
 IGNORED: Mapping[str, str] = {
     "device": "vLLM finds out by itself",
     "swap_space": "vLLM computes again what it evicts; kv_offloading_size keeps a KV cache in CPU memory",
-    "max_seq_len_to_capture": "graphs are captured by the number of tokens in a step, not by length",
+    **dict.fromkeys(
+        ("max_seq_len_to_capture", "max_context_len_to_capture"),
+        "graphs are captured by the number of tokens in a step, not by length",
+    ),
+    **dict.fromkeys(
+        ("tokenizer_pool_size", "tokenizer_pool_type", "tokenizer_pool_extra_config"),
+        "texts are split into tokens beside the event loop as it is",
+    ),
+    **dict.fromkeys(
+        (
+            *("ngram_prompt_lookup_max", "ngram_prompt_lookup_min", "spec_decoding_acceptance_method"),
+            *("speculative_disable_by_batch_size", "typical_acceptance_sampler_posterior_threshold"),
+            *("typical_acceptance_sampler_posterior_alpha", "speculative_max_model_len"),
+        ),
+        "speculative_config has the settings of speculation",
+    ),
     "preemption_mode": "vLLM computes again what it evicts",
     "guided_decoding_disable_fallback": "vLLM has no fallback there any more",
     **dict.fromkeys(
@@ -166,7 +181,10 @@ REPLACED: Mapping[str, Replaced] = {
         ("speculative_length", "spec_length", "num_speculative_tokens"),
         Replaced("speculative_config", "num_speculative_tokens", parse_int),
     ),
-    "draft_model_tp_size": Replaced("speculative_config", "draft_tensor_parallel_size", parse_int),
+    **dict.fromkeys(
+        ("draft_model_tp_size", "speculative_draft_tensor_parallel_size"),
+        Replaced("speculative_config", "draft_tensor_parallel_size", parse_int),
+    ),
 }
 """Name without `option.`, to what stands for it in vLLM 0.32."""
 
@@ -184,6 +202,11 @@ _WITH_VALUE = (
     *("qlora_adapter_name_or_path", "logits_processor_pattern", "override_attention_dtype", "override_neuron_config"),
     *("guided_decoding_backend", "rope_scaling", "rope_theta", "override_pooler_config", "speculative_model"),
     *("num_speculative_tokens", "num_redundant_experts", "eplb_window_size", "eplb_step_interval"),
+    *("max_context_len_to_capture", "tokenizer_pool_size", "tokenizer_pool_type", "tokenizer_pool_extra_config"),
+    *("ngram_prompt_lookup_max", "ngram_prompt_lookup_min", "spec_decoding_acceptance_method"),
+    *("speculative_disable_by_batch_size", "typical_acceptance_sampler_posterior_threshold"),
+    *("typical_acceptance_sampler_posterior_alpha", "speculative_max_model_len"),
+    "speculative_draft_tensor_parallel_size",
 )
 FLAGS: Mapping[str, str] = {
     **dict.fromkeys(_SWITCHES, "bool"),

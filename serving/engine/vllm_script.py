@@ -30,7 +30,9 @@ from serving.engine.vllm_sampling import Sampling, sampling
 from serving.errors import AdapterRefused, EngineError, PayloadError
 
 _in_process: WeakSet[Any] = WeakSet()
-"""Engines that compute in this process; they share its process groups, which the last one takes down."""
+"""Engines that compute in this process. They share its process groups, which the end of any of them takes down."""
+_ended: list[Any] = []
+"""Those of them that nobody uses any more, and that end with the last one."""
 
 
 class ScriptEngine:
@@ -154,16 +156,20 @@ class ScriptEngine:
         return self._places.directory(where)
 
     def shutdown(self) -> None:
-        """Ends the engine and its processes, and gives their memory back."""
+        """Ends the engine and its processes; one that computes in this process ends with the last one that does."""
         if self._is_closed:
             return
         self._is_closed = True
         core = self.llm.llm_engine.engine_core
-        core.shutdown()
-        if core in _in_process:
-            _in_process.discard(core)
-            if not _in_process:
-                cleanup_dist_env_and_memory()
+        if core not in _in_process:
+            core.shutdown()
+            return
+        _in_process.discard(core)
+        _ended.append(core)
+        if not _in_process:
+            while _ended:
+                _ended.pop().shutdown()
+            cleanup_dist_env_and_memory()
 
     def _tokens(self, conversation: Any) -> TokensPrompt:
         """A conversation as tokens; beams take nothing else."""
