@@ -4,8 +4,7 @@
 Where the model or its adapter has formatters of the user's, they stand at both ends.
 """
 
-import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ from serving.engine.base import Engine
 from serving.errors import AdapterNotFound, PayloadError
 from serving.formatters.base import JSON, JSON_LINES, Formatter
 from serving.formatters.registry import FORMATS
+from serving.gathering import gather
 from serving.schemas import content, forms
 from serving.schemas.generation import GenerationChunk, GenerationRequest, LmiRequest, OpenAIRequest
 
@@ -161,7 +161,7 @@ async def answer(engine: Engine, request: LmiRequest, request_id: str) -> Infere
     if request.stream:
         stream = _stream(engine, request, formatter)
         return InferenceResponse(stream, formatter.stream_media_type, framing=formatter.framing)
-    answers = await _gather([_whole(engine, one, request.num_sequences) for one in generations])
+    answers = await gather([_whole(engine, one, request.num_sequences) for one in generations])
     return InferenceResponse(formatter.whole(request, answers), formatter.media_type)
 
 
@@ -191,16 +191,6 @@ async def _stream(engine: Engine, request: LmiRequest, formatter: Formatter) -> 
         async for chunk in chunks:
             if data := formatted.step(chunk):
                 yield data
-
-
-async def _gather(answers: Sequence[Coroutine[None, None, _T]]) -> list[_T]:
-    """All answers, in order; the first failure cancels the others and is raised alone."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(answer) for answer in answers]
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 async def _lines(objects: AsyncGenerator[bytes]) -> AsyncGenerator[bytes]:

@@ -70,23 +70,27 @@ def odd_values() -> Iterator[None]:
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
-    """As `request_errors`, in a program that calls us: LMI's words are left out."""
+def _plainly() -> Iterator[None]:
+    """Leaves LMI's words out of an error, for a program that calls us."""
     try:
-        with request_errors():
-            yield
+        yield
     except PayloadError as error:
-        raise type(error)(str(error).removeprefix(_PARSING)) from None
+        raise PayloadError(str(error).removeprefix(_PARSING)) from None
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """As `request_errors`, in a program that calls us."""
+    with _plainly(), request_errors():
+        yield
 
 
 @contextmanager
 def engine_errors() -> Iterator[None]:
-    """While the engine works on what it has accepted, whatever fails is its own fault."""
+    """While the engine works on what it has accepted: whatever fails is its own fault, unless vLLM says otherwise."""
     try:
-        with vllm_errors():
+        with _plainly(), vllm_errors():
             yield
-    except PayloadError as error:
-        raise type(error)(str(error).removeprefix(_PARSING)) from None
     except ServingError:
         raise
     except Exception as error:

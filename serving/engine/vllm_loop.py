@@ -6,7 +6,7 @@ import itertools
 import math
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +25,7 @@ from serving.engine.lora_gate import stamp
 from serving.engine.lora_places import NO_LORA, Places, numbers
 from serving.engine.vllm_engine import VllmEngine
 from serving.engine.vllm_errors import CLOSED, engine_errors, user_errors
-from serving.engine.vllm_json import GRAMMAR_BACKENDS
-from serving.engine.vllm_sampling import Sampling, sampling
+from serving.engine.vllm_sampling import Sampling, sampling_of
 from serving.errors import EngineError, PayloadError
 from serving.ledger import Ledger
 
@@ -77,7 +76,12 @@ class LoopEngine:
 
     Args:
         args: vLLM's namespace.
+
+    Attributes:
+        sampling: the parameters of a call on this model (`vllm_sampling.sampling_of`), once it is started.
     """
+
+    sampling: Callable[[Any, Mapping[str, Any], Mapping[str, Any]], Sampling]
 
     def __init__(self, args: Namespace):
         self._args = args
@@ -102,6 +106,9 @@ class LoopEngine:
         except BaseException:
             await self._engine.close()
             raise
+        # Here, because the generation config is a file to read.
+        backend = self._args.structured_outputs_config.backend
+        self.sampling = await asyncio.to_thread(sampling_of, self.model_config, backend)
 
     @property
     def model_config(self) -> Any:
@@ -112,17 +119,6 @@ class LoopEngine:
     def tokenizer(self) -> Any:
         """The model's."""
         return self._engine.tokenizer
-
-    @property
-    def num_calls(self) -> int:
-        """How many prompts are being answered."""
-        return sum(map(len, self._calls.values()))
-
-    def sampling(self, given: Any, keywords: Mapping[str, Any], constraint: Mapping[str, Any]) -> Sampling:
-        """As `vllm_sampling.sampling`, with the model's defaults."""
-        backend = self._args.structured_outputs_config.backend
-        defaults = self.model_config.get_diff_sampling_param()
-        return sampling(given, keywords, constraint, defaults, backend in GRAMMAR_BACKENDS)
 
     async def outputs(
         self, prompt: Any, is_chat: bool, params: Any, lora: str | None, request_id: str | None, stream: bool

@@ -4,14 +4,15 @@
 import copy
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from vllm.sampling_params import BeamSearchParams, SamplingParams, StructuredOutputsParams
 
 from serving.engine.vllm_errors import user_errors
-from serving.engine.vllm_json import compact_json
+from serving.engine.vllm_json import GRAMMAR_BACKENDS, compact_json
 from serving.errors import PayloadError
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,17 @@ class Sampling:
     def is_ranked(self) -> bool:
         """More samples are made than the user gets; beams come ranked."""
         return isinstance(self.params, SamplingParams) and self.params.n > self.count
+
+
+def sampling_of(model_config: Any, backend: str) -> Callable[[Any, Mapping[str, Any], Mapping[str, Any]], Sampling]:
+    """`sampling` for one model, whose generation config is read once.
+
+    Args:
+        model_config: vLLM's.
+        backend: for structured outputs.
+    """
+    defaults = model_config.get_diff_sampling_param()
+    return partial(sampling, defaults=defaults, writes_grammar=backend in GRAMMAR_BACKENDS)
 
 
 def sampling(

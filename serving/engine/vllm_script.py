@@ -25,8 +25,7 @@ from serving.engine.lora_gate import stamp
 from serving.engine.lora_places import NO_LORA, Places, numbers
 from serving.engine.start_failure import one_line, start_failure
 from serving.engine.vllm_errors import CLOSED, engine_errors, user_errors
-from serving.engine.vllm_json import GRAMMAR_BACKENDS
-from serving.engine.vllm_sampling import Sampling, sampling
+from serving.engine.vllm_sampling import sampling_of
 from serving.errors import AdapterRefused, EngineError, PayloadError
 
 _in_process: WeakSet[Any] = WeakSet()
@@ -41,15 +40,20 @@ class ScriptEngine:
     Args:
         llm: the user's, or `start`'s.
         chat_template: text or path of a template that takes the place of the model's.
+
+    Attributes:
+        sampling: the parameters of a call on this model (`vllm_sampling.sampling_of`).
     """
 
     def __init__(self, llm: LLM, chat_template: str | None = None):
         self.llm = llm
         self._is_closed = False
         self._chat_template = load_chat_template(chat_template)
-        config = llm.llm_engine.vllm_config.lora_config
-        check = Checker(config.max_lora_rank, Path(llm.model_config.model)) if config is not None else None
-        self._check = check
+        config = llm.llm_engine.vllm_config
+        self.sampling = sampling_of(llm.model_config, config.structured_outputs_config.backend)
+        self._check: Checker | None = None
+        if config.lora_config is not None:
+            self._check = Checker(config.lora_config.max_lora_rank, Path(llm.model_config.model))
         self._places = Places(get_adapter_absolute_path)
         self._adapters: dict[str, tuple[object, LoRARequest]] = {}
         if isinstance(llm.llm_engine.engine_core, InprocClient):
@@ -79,12 +83,6 @@ class ScriptEngine:
     def tokenizer(self) -> Any:
         """The model's."""
         return self.llm.get_tokenizer()
-
-    def sampling(self, given: Any, keywords: Mapping[str, Any], constraint: Mapping[str, Any]) -> Sampling:
-        """As `vllm_sampling.sampling`, with the model's defaults."""
-        backend = self.llm.llm_engine.vllm_config.structured_outputs_config.backend
-        defaults = self.model_config.get_diff_sampling_param()
-        return sampling(given, keywords, constraint, defaults, backend in GRAMMAR_BACKENDS)
 
     def run(self, prompts: Sequence[Any], are_chats: bool, params: Any, lora: str | None, progress: bool) -> list[Any]:
         """One of vLLM's finished `RequestOutput`s for each prompt.

@@ -2,46 +2,29 @@
 """A model for programs with an event loop: calls run side by side, can be streamed and be given up."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from serving.gathering import gather
+from serving.offline.base import LOADED, Call, ModelBase, Unset
 from serving.offline.loading import Loading, prepare
-from serving.offline.model import LOADED, Unset, named, place_of
-from serving.offline.output_types import output_type_of
 from serving.offline.prompts import prompts_of
-from serving.offline.samples import Piece, Sample, samples_of, unwrapped
+from serving.offline.samples import Piece, Sample, unwrapped
 
 if TYPE_CHECKING:
     from serving.engine.vllm_loop import LoopEngine
 
 
-class AsyncModel:
+class AsyncModel(ModelBase):
     """A loaded model; made by `load_async`. An asynchronous context manager that ends its engine.
 
     A task that is cancelled while it waits for an answer, and a stream that is closed, end their request in the engine.
-
-    Args:
-        engine: answers.
-        adapters: name to directory of those beside the model, which calls may name.
     """
 
-    def __init__(self, engine: "LoopEngine", adapters: Mapping[str, Path] | None = None):
-        self._engine = engine
-        self._adapters = adapters or {}
-        self._lora: str | None = None
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's."""
-        return self._engine.tokenizer
-
-    @property
-    def max_model_len(self) -> int:
-        """The longest prompt and answer together, in tokens."""
-        return int(self._engine.model_config.max_model_len)
+    _engine: "LoopEngine"
 
     async def generate(
         self,
@@ -58,26 +41,18 @@ class AsyncModel:
         Raises:
             PayloadError, TypeError, ServingError: as there; the other prompts of a batch are given up.
         """
-        output, asked = output_type_of(output_type), prompts_of(prompts)
-        chosen = self._engine.sampling(sampling_params, sampling, output.constraint)
-        where = self._place(lora)
+        call = self._call(prompts, output_type, sampling_params, lora, sampling)
 
         async def answer(prompt: Any) -> list[Sample]:
-            outputs = self._engine.outputs(prompt, asked.are_chats, chosen.params, where, request_id, stream=False)
-            async with aclosing(outputs):
-                last = [one async for one in outputs][-1]
-            return samples_of(last, chosen.count, chosen.is_ranked, output)
+            async with aclosing(self._outputs(call, prompt, request_id, stream=False)) as outputs:
+                return call.samples([one async for one in outputs][-1])
 
-        try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(answer(prompt)) for prompt in asked.items]
-        except ExceptionGroup as failures:
-            raise failures.exceptions[0] from None
-        return [task.result() for task in tasks]
+        return await gather([answer(prompt) for prompt in call.prompts.items])
 
     async def __call__(self, prompts: Any, output_type: Any = str, **options: Any) -> Any:
         """As `Model.__call__`."""
-        return unwrapped(await self.generate(prompts, output_type, **options), prompts_of(prompts).is_batch)
+        asked = prompts_of(prompts)
+        return unwrapped(await self.generate(asked, output_type, **options), asked.is_batch)
 
     async def stream(
         self,
@@ -94,15 +69,12 @@ class AsyncModel:
         Raises:
             PayloadError, TypeError, ServingError: as there.
         """
-        output, asked = output_type_of(output_type), prompts_of(prompt)
-        if asked.is_batch:
+        call = self._call(prompt, output_type, sampling_params, lora, sampling)
+        if call.prompts.is_batch:
             raise TypeError("a stream answers one prompt; start one for each")
-        chosen = self._engine.sampling(sampling_params, sampling, output.constraint)
-        if chosen.is_ranked:
+        if call.chosen.is_ranked:
             raise TypeError("best_of cannot be streamed: which samples are best is known at the end")
-        where = self._place(lora)
-        outputs = self._engine.outputs(asked.items[0], asked.are_chats, chosen.params, where, request_id, stream=True)
-        async with aclosing(outputs):
+        async with aclosing(self._outputs(call, call.prompts.items[0], request_id, stream=True)) as outputs:
             async for one in outputs:
                 for choice in one.outputs:
                     if choice.text or choice.token_ids or choice.finish_reason:
@@ -114,14 +86,14 @@ class AsyncModel:
 
     async def load_lora(self, path: str | Path | None) -> None:
         """As `Model.load_lora`."""
-        where = place_of(path, self._adapters)
+        where = self._place(path)
         if where is not None:
             await self._engine.load_lora(where)
         self._lora = where
 
     async def unload_lora(self, path: str | Path) -> None:
         """As `Model.unload_lora`, once the requests that use it are answered."""
-        where = named(path, self._adapters)
+        where = self._place_to_unload(path)
         directory = await self._engine.directory(where)
         if self._lora is not None and await self._engine.directory(self._lora) == directory:
             self._lora = None
@@ -139,8 +111,8 @@ class AsyncModel:
     ) -> None:
         await self.shutdown()
 
-    def _place(self, lora: str | Path | Unset | None) -> str | None:
-        return self._lora if isinstance(lora, Unset) else place_of(lora, self._adapters)
+    def _outputs(self, call: Call, prompt: Any, request_id: str | None, stream: bool) -> AsyncGenerator[Any]:
+        return self._engine.outputs(prompt, call.prompts.are_chats, call.chosen.params, call.lora, request_id, stream)
 
 
 async def load_async(model: str | Path, **keywords: Any) -> AsyncModel:

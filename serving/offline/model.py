@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A model for scripts: each call answers a batch and returns."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from serving.errors import PayloadError
+from serving.offline.base import LOADED, ModelBase, Unset
 from serving.offline.loading import prepare
-from serving.offline.output_types import output_type_of
 from serving.offline.prompts import prompts_of
-from serving.offline.samples import Sample, samples_of, unwrapped
+from serving.offline.samples import Sample, unwrapped
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -18,38 +16,10 @@ if TYPE_CHECKING:
     from serving.engine.vllm_script import ScriptEngine
 
 
-class Unset:
-    """The adapter of the last `load_lora`, as `lora=` has it by default; None is the base model."""
+class Model(ModelBase):
+    """A loaded model; made by `load` or `wrap`. A context manager that ends its engine."""
 
-    def __repr__(self) -> str:
-        return "the adapter of the last load_lora"
-
-
-LOADED = Unset()
-
-
-class Model:
-    """A loaded model; made by `load` or `wrap`. A context manager that ends its engine.
-
-    Args:
-        engine: answers.
-        adapters: name to directory of those beside the model, which calls may name.
-    """
-
-    def __init__(self, engine: "ScriptEngine", adapters: Mapping[str, Path] | None = None):
-        self._engine = engine
-        self._adapters = adapters or {}
-        self._lora: str | None = None
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's."""
-        return self._engine.tokenizer
-
-    @property
-    def max_model_len(self) -> int:
-        """The longest prompt and answer together, in tokens."""
-        return int(self._engine.model_config.max_model_len)
+    _engine: "ScriptEngine"
 
     @property
     def llm(self) -> "LLM":
@@ -85,13 +55,11 @@ class Model:
             TypeError: no such output type.
             ServingError: the engine failed.
         """
-        output, asked = output_type_of(output_type), prompts_of(prompts)
-        chosen = self._engine.sampling(sampling_params, sampling, output.constraint)
-        if not asked.items:
+        call = self._call(prompts, output_type, sampling_params, lora, sampling)
+        if not call.prompts.items:
             return []
-        where = self._lora if isinstance(lora, Unset) else self._place(lora)
-        outputs = self._engine.run(asked.items, asked.are_chats, chosen.params, where, progress)
-        return [samples_of(one, chosen.count, chosen.is_ranked, output) for one in outputs]
+        asked, params = call.prompts, call.chosen.params
+        return [*map(call.samples, self._engine.run(asked.items, asked.are_chats, params, call.lora, progress))]
 
     def __call__(self, prompts: Any, output_type: Any = str, **options: Any) -> Any:
         """As `generate`, unwrapped to values: of one prompt and one sample the value itself, else lists.
@@ -99,7 +67,8 @@ class Model:
         Raises:
             IncompleteOutput: an answer was cut before it was a whole value.
         """
-        return unwrapped(self.generate(prompts, output_type, **options), prompts_of(prompts).is_batch)
+        asked = prompts_of(prompts)
+        return unwrapped(self.generate(asked, output_type, **options), asked.is_batch)
 
     def load_lora(self, path: str | Path | None) -> None:
         """Has the calls from now on use an adapter, or none; one that was loaded before is still there.
@@ -118,7 +87,7 @@ class Model:
 
     def unload_lora(self, path: str | Path) -> None:
         """Gives an adapter's memory back; calls that would use it take the base model."""
-        where = named(path, self._adapters)
+        where = self._place_to_unload(path)
         self._engine.unload_lora(where)
         if self._lora is not None and self._engine.directory(self._lora) == self._engine.directory(where):
             self._lora = None
@@ -134,26 +103,6 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.shutdown()
-
-    def _place(self, lora: str | Path | None) -> str | None:
-        return place_of(lora, self._adapters)
-
-
-def place_of(lora: str | Path | None, adapters: Mapping[str, Path]) -> str | None:
-    """Directory or Hub id of an adapter that is given as such, or by its name."""
-    return None if lora is None else str(adapters.get(str(lora), lora))
-
-
-def named(lora: str | Path, adapters: Mapping[str, Path]) -> str:
-    """As `place_of`, of an adapter that has to be there.
-
-    Raises:
-        PayloadError: it is None.
-    """
-    where = place_of(lora, adapters)
-    if where is None:
-        raise PayloadError("the base model cannot be unloaded; load_lora(None) goes back to it")
-    return where
 
 
 def load(model: str | Path, **keywords: Any) -> Model:

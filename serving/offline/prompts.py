@@ -28,11 +28,14 @@ def prompts_of(given: Any) -> Prompts:
 
     Args:
         given: a text; a list of token ids; a conversation, which is a list of messages with `role` and `content`;
-            one of vLLM's prompts, such as `{"prompt": ..., "multi_modal_data": ...}`; or a list of such.
+            one of vLLM's prompts, such as `{"prompt": ..., "multi_modal_data": ...}`; or a list of such. What was read
+            already stays as it is.
 
     Raises:
         PayloadError: it is none of these, or a batch of conversations and other prompts.
     """
+    if isinstance(given, Prompts):
+        return given
     if (are_chats := _is_chat(given)) or _is_prompt(given):
         return Prompts([given], is_batch=False, are_chats=are_chats)
     if not isinstance(given, Sequence) or isinstance(given, bytes):

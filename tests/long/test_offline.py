@@ -381,7 +381,7 @@ async def test_abort_outside_the_engine(model: offline.AsyncModel, adapters: dic
     )
     await asyncio.sleep(0.5)
     early = asyncio.create_task(model.generate("abc", max_tokens=400, ignore_eos=True, request_id="early"))
-    await _until(lambda: model._engine.num_calls == 2)
+    await _until(lambda: len(model._engine._calls) == 2)
     await model.abort("beams")
     await model.abort("early")
     for task in (beams, early):
@@ -522,7 +522,7 @@ from serving import offline
 async def main():
     model = await offline.load_async("demo", max_model_len=512)
     tasks = [asyncio.create_task(model.generate("abc", max_tokens=400, ignore_eos=True)) for _ in range(2)]
-    while model._engine.num_calls < 2:
+    while len(model._engine._calls) < 2:
         await asyncio.sleep(0.01)
     await asyncio.sleep(0.5)
     await model.shutdown()
