@@ -70,7 +70,10 @@ fi
 echo "setup: installing into $VENV"
 if [ -n "$uv" ]; then
     [ -n "$found" ] || set -- "$@" --index-strategy unsafe-best-match
-    "$uv" pip install --quiet --python "$py" --no-deps "$@" -r requirements/cpu.lock -r requirements/dev.lock
+    # As pip does by itself. Else each of the server's processes compiles six thousand modules at its first start, and at
+    # every start where Python may not write what it compiled.
+    "$uv" pip install --quiet --compile-bytecode --python "$py" --no-deps "$@" \
+        -r requirements/cpu.lock -r requirements/dev.lock
     "$uv" pip install --quiet --python "$py" --no-deps --no-build-isolation -e .
 else
     "$py" -m pip install --quiet --no-deps "$@" -r requirements/cpu.lock -r requirements/dev.lock

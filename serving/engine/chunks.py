@@ -30,7 +30,8 @@ def chunk(
 
     Args:
         output: vLLM's `RequestOutput`.
-        choice: one of its `CompletionOutput`s, a delta or the whole.
+        choice: one of its `CompletionOutput`s, a delta or the whole; its log-probabilities are vLLM's, or `Token`s
+            where `vllm_tokens.py` made them.
         num_top_tokens: how many of the most likely tokens the answer shows; 0 for none.
         stop_ids: tokens that the request itself stops at.
         vocabulary: names the first prompt token, of which vLLM gives the id alone, and tells special tokens.
@@ -45,7 +46,9 @@ def chunk(
         num_prompt_tokens=len(output.prompt_token_ids or ()),
         cumulative_logprob=choice.cumulative_logprob,
     )
-    if choice.logprobs:
+    if choice.logprobs and type(choice.logprobs[0]) is Token:
+        made.tokens = choice.logprobs
+    elif choice.logprobs:
         # A beam that ended with the end token has a log-probability for it, too.
         for token_id, ranked in zip(choice.token_ids, choice.logprobs, strict=False):
             made.tokens.append(_token(token_id, ranked, vocabulary))

@@ -9,8 +9,8 @@ import dataclasses
 import logging
 import os
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
 from typing import Any, NoReturn, cast
 
@@ -23,7 +23,8 @@ from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.api_server.routers import register_api_routers
 from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 from vllm.entrypoints.launchers.launcher import validate_api_server_args
-from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config, lifespan
+from vllm.entrypoints.launchers.utils import server_utils
+from vllm.entrypoints.launchers.utils.server_utils import get_uvicorn_log_config
 from vllm.entrypoints.launchers.utils.ssl import SSLCertRefresher
 from vllm.entrypoints.serve.exception_handling.register import init_exception_handler
 from vllm.entrypoints.serve.middleware.register import init_entrypoints_middleware
@@ -133,6 +134,15 @@ def attach(app: FastAPI, state: State, tasks: tuple[str, ...], model_config: Mod
         init_entrypoints_middleware(args, app, tasks)
         if any(name.startswith("CUSTOM_FASTAPI_") for name in os.environ):
             sagemaker_standards_bootstrap(app)
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+    """As vLLM's, around the time that `app` serves."""
+    # vLLM looks variables up for each token; its engine processes stop doing so in the same way, once they run.
+    envs.enable_envs_cache()
+    async with server_utils.lifespan(app):
+        yield
 
 
 def fastapi_options(args: Namespace) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serving.config.limits import Limits
-from serving.engine import vllm_app, vllm_loras
+from serving.engine import vllm_app, vllm_loras, vllm_tokens
 from serving.engine.base import ModelFacts
 from serving.engine.child_output import ChildOutput
 from serving.engine.chunks import Vocabulary, chunk
@@ -92,6 +92,7 @@ class VllmEngine:
             self.loras = VllmLoras(self.state.openai_serving_models, self._client, self.gate)
             if "generate" in self.tasks:
                 self._vocabulary = self._read_vocabulary()
+                vllm_tokens.make_cheaper(self.tokenizer, self._vocabulary)
                 with self._ledger.phase("warm-up"):
                     await self._warm_up()
             # From here on: the first request compiles a helper, which no client should have to be quick for.
@@ -223,6 +224,8 @@ class VllmEngine:
         lora_request = serving._maybe_get_adapters(body)
         if isinstance(params, BeamSearchParams):
             return self._within_limit(serving.beam_search(inputs[0], request_id, params, lora_request))
+        if not request.num_top_tokens:
+            vllm_tokens.chosen_only(params)
         return self.gate.generate(inputs[0], params, request_id, lora_request=lora_request, priority=body.priority)
 
     async def _within_limit(self, outputs: AsyncGenerator[RequestOutput]) -> AsyncGenerator[RequestOutput]:

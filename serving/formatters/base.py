@@ -62,6 +62,11 @@ def finite(logprob: float | None) -> float | None:
     return None if logprob is None else max(logprob, _LOWEST)
 
 
+def number(logprob: float | None) -> str:
+    """A log-probability as JSON has it."""
+    return "null" if logprob is None else repr(finite(logprob))
+
+
 def tokens_to_show(chunk: GenerationChunk) -> Sequence[Token]:
     """The new tokens; for an end without one a token of number -1, because the end needs a line."""
     return chunk.tokens or ([_NO_TOKEN] if chunk.finish_reason is not None else [])

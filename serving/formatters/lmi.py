@@ -17,6 +17,7 @@ from serving.formatters.base import (
     best_with_others,
     finish_word,
     finite,
+    number,
     pieces,
     tokens_to_show,
 )
@@ -61,16 +62,21 @@ class LmiStream:
 
     def step(self, chunk: GenerationChunk) -> bytes:
         """One line per new token; a choice's last line carries its whole text and the details."""
-        tokens = tokens_to_show(chunk)
-        index, last = chunk.index, len(tokens) - 1
+        index = chunk.index
         self._texts[index].append(chunk.text)
         self._num_tokens[index] += chunk.num_tokens
         text, details = "null", "null"
+        if len(chunk.tokens) == 1 and chunk.finish_reason is None:  # nearly always
+            (token,) = chunk.tokens
+            line = _LINE % (index, token.id, encode_basestring(chunk.text), number(token.logprob), text, details)
+            return line.encode()
+        tokens = tokens_to_show(chunk)
+        last = len(tokens) - 1
         lines = []
         for position, (token, piece) in enumerate(zip(tokens, pieces(chunk.text, tokens), strict=True)):
             if position == last and chunk.finish_reason is not None:
                 text, details = self._last(chunk)
-            lines.append(_LINE % (index, token.id, encode_basestring(piece), _number(token.logprob), text, details))
+            lines.append(_LINE % (index, token.id, encode_basestring(piece), number(token.logprob), text, details))
         if chunk.finish_reason is not None:
             self._finished += 1
             if self._finished == self._request.generations[0].fields.get("n", 1):
@@ -114,7 +120,3 @@ def _sequence(request: LmiRequest, number: int, chunk: GenerationChunk) -> dict[
 
 def _token(token: Token) -> dict[str, Any]:
     return {"id": token.id, "text": token.text, "logprob": finite(token.logprob)}
-
-
-def _number(logprob: float | None) -> str:
-    return "null" if logprob is None else repr(finite(logprob))

@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TGI's answers: one object (in a list on `/`), or one server-sent event per token, without `[DONE]`."""
+"""TGI's answers: one object (in a list on `/`), or one server-sent event per token, without `[DONE]`.
+
+Events are written from a template; only text and numbers are encoded per token.
+"""
 
 import json
 from collections.abc import Sequence
+from json.encoder import encode_basestring
 from typing import Any
 
 from serving.formatters.base import (
@@ -12,10 +16,16 @@ from serving.formatters.base import (
     best_with_others,
     finish_word,
     finite,
+    number,
     pieces,
     tokens_to_show,
 )
 from serving.schemas.generation import GenerationChunk, LmiRequest, Token
+
+_EVENT = (
+    'data:{"index": %d, "token": {"id": %d, "text": %s, "logprob": %s, "special": %s}%s, '
+    '"generated_text": %s, "details": %s}\n\n'
+)
 
 
 class TgiFormatter:
@@ -51,18 +61,23 @@ class TgiStream:
         """One event per new token; the last one carries the whole text and the details."""
         self._texts.append(chunk.text)
         tokens = tokens_to_show(chunk)
+        last, text, details = len(tokens) - 1, "null", "null"
         events = []
-        for position, token in enumerate(_tokens(chunk.text, tokens)):
-            self._num_tokens += token["id"] >= 0
-            event: dict[str, Any] = {"index": self._num_tokens, "token": token}
-            if self._request.top_n_tokens:
-                ranked = chunk.top_tokens[position] if position < len(chunk.top_tokens) else []
-                event["top_tokens"] = [_token(one, one.text) for one in ranked]
-            event |= {"generated_text": None, "details": None}
-            if position == len(tokens) - 1 and chunk.finish_reason is not None:
-                event |= {"generated_text": "".join(self._texts), "details": self._details(chunk)}
-            events.append(b"data:" + json.dumps(event, ensure_ascii=False).encode() + b"\n\n")
-        return b"".join(events)
+        for position, (token, piece) in enumerate(zip(tokens, _texts(chunk.text, tokens), strict=True)):
+            self._num_tokens += token.id >= 0
+            if position == last and chunk.finish_reason is not None:
+                text, details = encode_basestring("".join(self._texts)), _json(self._details(chunk))
+            special = "true" if token.is_special else "false"
+            shown = (token.id, encode_basestring(piece), number(token.logprob), special)
+            events.append(_EVENT % (self._num_tokens, *shown, self._top(chunk, position), text, details))
+        return "".join(events).encode()
+
+    def _top(self, chunk: GenerationChunk, position: int) -> str:
+        """The member with the likeliest tokens of a position, where the request asks for them."""
+        if not self._request.top_n_tokens:
+            return ""
+        ranked = chunk.top_tokens[position] if position < len(chunk.top_tokens) else []
+        return f', "top_tokens": {_json([_token(one, one.text) for one in ranked])}'
 
     def _details(self, chunk: GenerationChunk) -> dict[str, Any]:
         return {
@@ -92,11 +107,20 @@ def _sequence(request: LmiRequest, chunk: GenerationChunk) -> dict[str, Any]:
 
 
 def _tokens(text: str, tokens: Sequence[Token]) -> list[dict[str, Any]]:
-    """The tokens; the texts of those that are not special join to `text`."""
-    plain = [token for token in tokens if not token.is_special]
-    texts = iter(pieces(text, plain))
-    return [_token(token, token.text if token.is_special else next(texts)) for token in tokens]
+    return [_token(token, piece) for token, piece in zip(tokens, _texts(text, tokens), strict=True)]
+
+
+def _texts(text: str, tokens: Sequence[Token]) -> list[str]:
+    """A text per token; those of tokens that are not special join to `text`."""
+    if not any(token.is_special for token in tokens):
+        return pieces(text, tokens)
+    texts = iter(pieces(text, [token for token in tokens if not token.is_special]))
+    return [token.text if token.is_special else next(texts) for token in tokens]
 
 
 def _token(token: Token, text: str) -> dict[str, Any]:
     return {"id": token.id, "text": text, "logprob": finite(token.logprob), "special": token.is_special}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

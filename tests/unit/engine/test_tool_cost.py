@@ -2,10 +2,7 @@
 """Chats without functions cost the same whether or not calls are recognized without a parser."""
 
 import copy
-import sys
-from collections.abc import Callable, Coroutine
 from functools import partial
-from types import FrameType
 from typing import Any
 
 import pytest
@@ -15,6 +12,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 
 from serving import demo
 from serving.engine import vllm_app
+from tests.instructions import instructions
 from tests.vllm_client import ScriptedClient
 
 pytestmark = pytest.mark.vllm
@@ -35,29 +33,9 @@ async def answer(state: State, stream: bool) -> str:
     body = {"messages": [{"role": "user", "content": "Hi"}], "stream": stream, "max_tokens": 300}
     raw = Request({"type": "http", "method": "POST", "path": "/", "headers": [], "query_string": b"", "state": {}})
     made: Any = await state.openai_serving_chat.create_chat_completion(ChatCompletionRequest.model_validate(body), raw)
-    return "".join([event async for event in made]) if stream else made.model_dump_json()
-
-
-async def instructions(work: Callable[[], Coroutine[Any, Any, str]]) -> int:
-    """How many of Python's instructions the work takes; the same each time, unlike its seconds."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal count
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode":
-            count += 1
-        return trace
-
-    for _ in range(3):  # what is made once
-        text = await work()
-    sys.settrace(trace)
-    try:
-        text = await work()
-    finally:
-        sys.settrace(None)
+    text = "".join([event async for event in made]) if stream else made.model_dump_json()
     assert PIECES[-1] in text
-    return count
+    return text
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streamed", "whole"])
