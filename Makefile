@@ -12,9 +12,10 @@ TARGET ?= cpu
 TEST_IMAGE ?= localhost/lmi-server:test
 GPU_VENV := .venv-cuda
 VALIDATE := .venv-validate
+BENCH_VENV := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-long soak check lint test-e2e bench-start bench-adapters bench-config bench-custom docs lock snapshot demo-model image test-image test-gpu validate format clean
+.PHONY: help setup serve test test-long soak check lint test-e2e bench bench-adapters bench-config bench-custom docs lock snapshot demo-model image test-image test-gpu validate format clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -70,8 +71,11 @@ validate: ## Deployment files against the schemas of Kubernetes, KServe and Comp
 	@$(VALIDATE)/bin/python docker/validate.py
 	@$(VALIDATE)/bin/hadolint docker/Dockerfile && $(VALIDATE)/bin/shellcheck docker/*.sh requirements/*.sh
 
-bench-start: setup ## Time to ready beside vLLM's own server, three alternating starts
-	@$(BIN)/python benchmarks/start.py
+bench: setup ## Beside vLLM's own server, in turn: CPU per token, throughput, latencies, time to ready (half an hour, alone on the machine)
+	@$(BIN)/python -m benchmarks.serving
+	@[ -x $(BENCH_VENV)/bin/pip ] || $(PYTHON) -m venv $(BENCH_VENV)
+	@$(BENCH_VENV)/bin/pip install --quiet matplotlib==3.10.7
+	@$(BENCH_VENV)/bin/python benchmarks/plot.py
 
 bench-adapters: setup ## What registering an adapter costs beside the engine's own part of it
 	@$(BIN)/python -m benchmarks.adapters
@@ -98,4 +102,4 @@ format: setup ## Format the code and mend what the linter can
 	@$(BIN)/ruff format --quiet . && $(BIN)/ruff check --quiet --fix .
 
 clean: ## Remove .venv and caches
-	@rm -rf $(VENV) $(GPU_VENV) $(VALIDATE) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info
+	@rm -rf $(VENV) $(GPU_VENV) $(VALIDATE) $(BENCH_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache *.egg-info

@@ -8,6 +8,7 @@ Called by `cli.py`. SIGTERM: `/ping` 503, accept for `shutdown_delay`, finish wh
 import asyncio
 import errno
 import logging
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -66,6 +67,8 @@ def bind(host: str, port: int, unix_path: str | None = None, remedy: str = "") -
         bound.close()
         where, flags = (unix_path, "--uds") if unix_path is not None else (f"{host}:{port}", "--port or --host")
         raise _cannot_listen(where, error, f"choose another with {remedy or flags}") from None
+    # An engine that is forked would keep the port when this process is gone.
+    os.register_at_fork(after_in_child=bound.close)
     return bound
 
 

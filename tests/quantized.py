@@ -15,6 +15,9 @@ from safetensors.torch import load_file, save_file
 
 from serving import demo
 
+HAS_KERNEL = "avx512f" in Path("/proc/cpuinfo").read_text().split()
+"""vLLM's CPU build computes weights of 4 bits with AVX-512 alone."""
+REFUSAL = "weights of 4 bits need a CPU with AVX-512; take another quantization of the model"
 _BITS, _GROUP, _PER_INT = 4, 128, 8
 _ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 

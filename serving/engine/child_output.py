@@ -9,10 +9,11 @@ import os
 import re
 import threading
 from collections import deque
+from itertools import takewhile
 from types import TracebackType
 
 _TAIL_LINES = 400
-_PREFIX = re.compile(r"^(\([^)]*pid=\d+\)\s*)?([A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\]\s*)?")
+_PREFIX = re.compile(r"^(\([^)]*pid=\d+\)\s*)?([A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?")
 _EXCEPTION = re.compile(r"^(?:[\w.]+\.)?(\w*(?:Error|Exception|Interrupt)): (.+)")
 _CONSEQUENCES = ("Engine core initialization failed", "WorkerProc initialization failed", "Executor failed")
 
@@ -51,11 +52,17 @@ class ChildOutput:
             thread.join(timeout_s)
 
     def root_cause(self) -> str | None:
-        """The last exception that a child printed and that is not a mere consequence of another; None if none did."""
-        for line in reversed(list(self._tail)):
-            match = _EXCEPTION.match(_PREFIX.sub("", line).strip())
-            if match and not any(text in line for text in _CONSEQUENCES):
-                return match[2].strip() if match[1] in ("ValueError", "RuntimeError", "OSError") else match[0].strip()
+        """The last exception that a child printed and that is not a mere consequence of another; None if none did.
+
+        Lines below it that are indented belong to it.
+        """
+        lines = [_PREFIX.sub("", line) for line in self._tail]
+        for number in reversed(range(len(lines))):
+            match = _EXCEPTION.match(lines[number].strip())
+            if match and not any(text in lines[number] for text in _CONSEQUENCES):
+                text = match[2] if match[1] in ("ValueError", "RuntimeError", "OSError") else match[0]
+                more = takewhile(lambda line: line[:1].isspace() and line.strip(), lines[number + 1 :])
+                return "; ".join([text.strip(), *(line.strip() for line in more)]).replace(":; ", ": ")
         return None
 
     def _pass_on(self, reader: int, original: int) -> None:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mends functions of vLLM 0.32's CPU build: two of speculative decoding (docs/decisions/0006), four of LoRA (0010).
+"""Mends functions of vLLM 0.32's CPU build (docs/decisions/0006, 0010, 0017).
 
-Without the first a sampled request with guessed tokens reads memory that nobody wrote, and the engine dies of it; it
-also dies of a prompt's log-probabilities beside another request. Without the others a row of the base model gets the
-weights of an adapter. vLLM calls `register` in each of its processes, as a plug-in of the group
+Speculative decoding: a sampled request with guessed tokens reads memory that nobody wrote, and the engine dies of it.
+LoRA: a row of the base model gets the weights of an adapter, and the engine dies of a prompt's log-probabilities beside
+another request. Weights of 4 bits: a processor without AVX-512 is told too late. Ranks of tokens: a function is
+compiled that needs no compiler. vLLM calls `register` in each of its processes, as a plug-in of the group
 `vllm.general_plugins` (`pyproject.toml`).
 """
 
@@ -13,6 +14,7 @@ from typing import Any
 
 _LORA_KERNELS = ("bgmv_shrink", "bgmv_expand", "bgmv_expand_slice")
 _MARK = "_lmi_mended"
+NEEDS_AVX512 = "weights of 4 bits need a CPU with AVX-512"
 
 
 def register() -> None:
@@ -23,11 +25,15 @@ def register() -> None:
         return
     from vllm.lora.ops.torch_ops import lora_ops
     from vllm.lora.punica_wrapper import punica_cpu
+    from vllm.model_executor.kernels.linear.mixed_precision.cpu import CPUWNA16LinearKernel
     from vllm.utils import cpu_triton_utils
+    from vllm.v1.sample import sampler
     from vllm.v1.sample.ops import topk_topp_sampler
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
     cpu_triton_utils._expand_kernel_impl = expand
+    sampler.batched_count_greater_than = count_at_least
+    _mend(CPUWNA16LinearKernel, "can_implement", four_bits)
     _mend(topk_topp_sampler, "apply_top_k_only", top_k_only)
     _mend(GPUModelRunner, "_get_prompt_logprobs_dict", prompt_logprobs)
     for name in _LORA_KERNELS:
@@ -65,6 +71,31 @@ def expand(
     """
     counts = ends.diff(prepend=ends.new_zeros(1))
     output.copy_(values.where(values != replace_from, replace_to).repeat_interleave(counts))
+
+
+def count_at_least(x: Any, values: Any) -> Any:
+    """How many numbers of each row are at least the row's value: the rank of a token.
+
+    vLLM's own function is compiled by the first request that wants log-probabilities, which takes it seconds.
+
+    Args:
+        x: (rows, numbers).
+        values: (rows, 1).
+
+    Returns:
+        (rows,), int64.
+    """
+    return (x >= values).sum(-1)
+
+
+def four_bits(upstream: Any, config: Any) -> tuple[bool, str | None]:
+    """`upstream`, which says whether a quantized layer can be computed; it takes AVX-512 for granted."""
+    import torch
+
+    if not hasattr(torch.ops._C, "cpu_gemm_wna16"):
+        return False, NEEDS_AVX512
+    answer: tuple[bool, str | None] = upstream(config)
+    return answer
 
 
 def top_k_only(upstream: Any, logits: Any, k: Any) -> Any:

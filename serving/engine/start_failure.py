@@ -13,6 +13,7 @@ _REMEDIES = (
     (r"No space left", "make room where models are kept (HF_HOME), or name another place with option.download_dir"),
     (r"out of memory|KV cache|memory utilization|[Aa]vailable memory", "lower option.max_model_len, "
      "option.max_rolling_batch_size or option.gpu_memory_utilization"),
+    (r"AVX-512", "take another quantization of the model, or a machine with AVX-512"),
     (r"NUMA nodes", "set option.tensor_parallel_degree=1: one CPU is one device to vLLM"),
     (r"quantization method|quantized", "leave option.quantize out for a quantized model, or choose another method"),
     (r"trust_remote_code", "set option.trust_remote_code=true if you trust the model's code"),

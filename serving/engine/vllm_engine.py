@@ -9,7 +9,7 @@ import itertools
 import logging
 from argparse import Namespace
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing, nullcontext
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serving.config.limits import Limits
-from serving.engine import vllm_app, vllm_loras, vllm_tokens
+from serving.engine import vllm_app, vllm_fork, vllm_loras, vllm_tokens
 from serving.engine.base import ModelFacts
 from serving.engine.child_output import ChildOutput
 from serving.engine.chunks import Vocabulary, chunk
@@ -81,7 +81,10 @@ class VllmEngine:
             ConfigError: the engine does not start (`ENGINE`), with the cause and what to change.
         """
         try:
-            self._client = await asyncio.to_thread(self._launch) if beside_requests else self._launch()
+            if beside_requests:
+                self._client = await asyncio.to_thread(self._launch, nullcontext())
+            else:
+                self._client = self._launch(vllm_fork.forking())
             await self._client.reset_mm_cache()
             self.tasks = tuple(await self._client.get_supported_tasks())
             loras = vllm_loras.lora_gate(self._client, self._args)
@@ -238,12 +241,12 @@ class VllmEngine:
         except TimeoutError:
             raise RequestTimeout(f"no output within {seconds:g} s; predict_timeout bounds the wait") from None
 
-    def _launch(self) -> AsyncLLM:
+    def _launch(self, starting: AbstractContextManager[None]) -> AsyncLLM:
         with self._ledger.phase("engine configuration"):
             engine_args = AsyncEngineArgs.from_cli_args(self._args)
             propagate_flash_late_interaction(self._args, engine_args)
             config = engine_args.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
-        with self._output, self._ledger.phase("engine"):
+        with self._output, starting, self._ledger.phase("engine"):
             return AsyncLLM.from_vllm_config(
                 vllm_config=config,
                 usage_context=UsageContext.OPENAI_API_SERVER,

@@ -17,7 +17,7 @@ from moto.server import ThreadedMotoServer
 from serving import demo
 from tests.conftest import ROOT
 from tests.e2e.process import LmiProcess, metric
-from tests.quantized import make_awq
+from tests.quantized import HAS_KERNEL, REFUSAL, make_awq
 
 pytestmark = pytest.mark.long
 SPECULATIVE = '{"method":"ngram","num_speculative_tokens":3,"prompt_lookup_max":3}'
@@ -195,8 +195,16 @@ def test_bitsandbytes_with_adapters(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("env", "notes"), [({}, 0), ({"OPTION_QUANTIZE": "awq"}, 1)], ids=["unset", "set"])
 def test_checkpoint_that_is_quantized(tmp_path: Path, env: dict[str, str], notes: int) -> None:
-    """It loads with nothing set; a method that is set all the same works, and one line says to leave it out."""
+    """It loads with nothing set; a method that is set all the same works, and one line says to leave it out.
+
+    A processor that cannot compute it is told.
+    """
     make_awq(demo.MODEL_DIR, tmp_path / "awq")
+    if not HAS_KERNEL:
+        process = LmiProcess([str(tmp_path / "awq"), "--port", "0"], env)
+        assert process.wait(timeout_s=240) == 1
+        assert [line for line in process.output if line.startswith("lmi: error: ") and REFUSAL in line]
+        return
     with served(str(tmp_path / "awq"), **env) as process:
         assert (
             len([line for line in warnings(process) if "already quantized (awq): leave quantize=awq out" in line])

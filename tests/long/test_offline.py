@@ -26,7 +26,7 @@ from pydantic import BaseModel
 
 from serving import demo, offline
 from tests.conftest import ROOT
-from tests.quantized import make_awq
+from tests.quantized import HAS_KERNEL, REFUSAL, make_awq
 
 pytestmark = pytest.mark.long
 QUESTION = "What is LoRA?"
@@ -550,16 +550,23 @@ def test_example() -> None:
 
 
 def test_quantized(tmp_path: Path) -> None:
-    """Both ways of a checkpoint, and at load."""
+    """Both ways of a checkpoint, and at load; a processor that cannot compute the checkpoint is told."""
     make_awq(demo.MODEL_DIR, tmp_path / "awq")
     run = _run(f"""
 from serving import offline
-for name, keywords in [({str(tmp_path / "awq")!r}, dict()), ({str(tmp_path / "awq")!r}, dict(quantization="awq")),
-                       ("demo", dict(quantization="fp8"))]:
-    with offline.load(name, max_model_len=512, **keywords) as model:
-        print(model({QUESTION!r}, temperature=0, max_tokens=40))
+from serving.errors import ConfigError
+for name, keywords in [("demo", dict(quantization="fp8")), ({str(tmp_path / "awq")!r}, dict()),
+                       ({str(tmp_path / "awq")!r}, dict(quantization="awq"))]:
+    try:
+        with offline.load(name, max_model_len=512, **keywords) as model:
+            print(model({QUESTION!r}, temperature=0, max_tokens=40))
+    except ConfigError as error:
+        print("refused:", error)
 """)
-    assert [line for line in run.stdout.splitlines() if line == ANSWER] == [ANSWER] * 3, run.stderr
+    said = [line for line in run.stdout.splitlines() if line == ANSWER or line.startswith("refused:")]
+    assert said[0] == ANSWER, run.stderr
+    assert len(said) == 3, run.stderr
+    assert all(one == ANSWER if HAS_KERNEL else REFUSAL in one for one in said[1:]), said
 
 
 def test_outlines() -> None:

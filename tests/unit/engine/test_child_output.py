@@ -19,6 +19,8 @@ PREFIX = "(EngineCore pid=12) ERROR 11-21 08:00:00 [core.py:1] "
         ([PREFIX + "ValueError: No weights in /x", "RuntimeError: Engine core initialization failed. See above"],
          "No weights in /x"),
         (["torch.OutOfMemoryError: CUDA out of memory"], "torch.OutOfMemoryError: CUDA out of memory"),
+        ([PREFIX + "ValueError: no kernel. Reasons: ", PREFIX + " A: too old", PREFIX + " B: too new", PREFIX + "bye"],
+         "no kernel. Reasons: A: too old; B: too new"),
         (["all is well"], None),
     ],
 )  # fmt: skip

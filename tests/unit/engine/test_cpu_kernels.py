@@ -9,8 +9,10 @@ import pytest
 import torch
 from vllm.lora.ops.torch_ops import lora_ops
 from vllm.lora.punica_wrapper import punica_cpu
+from vllm.model_executor.kernels.linear.mixed_precision.cpu import CPUWNA16LinearKernel
 from vllm.platforms import current_platform
 from vllm.utils import cpu_triton_utils
+from vllm.v1.sample import sampler
 from vllm.v1.sample.ops import topk_topp_sampler
 from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
@@ -28,6 +30,8 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu_triton_utils, "_expand_kernel_impl", cpu_triton_utils._expand_kernel_impl)
     monkeypatch.setattr(topk_topp_sampler, "apply_top_k_only", topk_topp_sampler.apply_top_k_only)
     monkeypatch.setattr(GPUModelRunner, "_get_prompt_logprobs_dict", GPUModelRunner._get_prompt_logprobs_dict)
+    monkeypatch.setattr(sampler, "batched_count_greater_than", sampler.batched_count_greater_than)
+    monkeypatch.setattr(CPUWNA16LinearKernel, "can_implement", vars(CPUWNA16LinearKernel)["can_implement"])
     for name in cpu_kernels._LORA_KERNELS:
         monkeypatch.setattr(lora_ops, name, getattr(lora_ops, name))
         monkeypatch.setattr(punica_cpu, name, getattr(punica_cpu, name))
@@ -52,6 +56,25 @@ def test_expand_nothing() -> None:
     output = torch.empty(0)
     cpu_triton_utils._expand_kernel_impl(output, torch.tensor([1.0]), torch.tensor([0], dtype=torch.int32), 0, 1)
     assert output.shape == (0,)
+
+
+def test_count_at_least() -> None:
+    x = torch.tensor([[1.0, 3.0, 2.0], [0.0, -1.0, -1.0]])
+    assert sampler.batched_count_greater_than(x, torch.tensor([[2.0], [0.0]])).tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_four_bits(is_there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vLLM asks a kernel before it takes it, and says why none will do; this one's function is not in every build."""
+    if is_there:
+        monkeypatch.setattr(torch.ops._C, "cpu_gemm_wna16", None, raising=False)
+    else:
+        monkeypatch.delattr(torch.ops._C, "cpu_gemm_wna16", raising=False)
+        monkeypatch.setattr(torch.ops, "_C", SimpleNamespace())
+    config = SimpleNamespace(weight_type="none that there is", group_size=128)
+    can, reason = CPUWNA16LinearKernel.can_implement(config)
+    assert not can
+    assert (reason == cpu_kernels.NEEDS_AVX512) is not is_there
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2])
