@@ -124,7 +124,8 @@ class Running:
         return subprocess.run([*enter, *words], env=env, capture_output=True, text=True, timeout=60)
 
     def ask(self, body: dict[str, Any]) -> httpx.Response:
-        return httpx.post(f"{self.url}/invocations", json=body, timeout=120)
+        # The first one with an adapter has vLLM compile a kernel.
+        return httpx.post(f"{self.url}/invocations", json=body, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -289,21 +290,22 @@ def test_model_directory(image: Image, port: int, tmp_path: Path) -> None:
         running.process.end()
 
 
+@pytest.fixture(scope="class")
+def container(image: Image) -> Iterator[Running]:
+    """Started with configs/sagemaker.env, as docker/sagemaker/deploy.py has it; SIGTERM ends it well."""
+    lines = (ROOT / "configs/sagemaker.env").read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    running = start(image, {"/opt/ml/model": demo.MODEL_DIR}, free_port(), "serve", **settings)
+    try:
+        yield running
+        running.first.send_signal(signal.SIGTERM)
+        assert running.process.wait() == 0
+    finally:
+        running.process.end()
+
+
 class TestSageMaker:
     """What SageMaker does with the image: `serve`, its port, its settings, its mount; asked through boto3."""
-
-    @pytest.fixture(scope="class")
-    def container(self, image: Image) -> Iterator[Running]:
-        """Started with configs/sagemaker.env, as docker/sagemaker/deploy.py has it; SIGTERM ends it well."""
-        lines = (ROOT / "configs/sagemaker.env").read_text().splitlines()
-        settings = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
-        running = start(image, {"/opt/ml/model": demo.MODEL_DIR}, free_port(), "serve", **settings)
-        try:
-            yield running
-            running.first.send_signal(signal.SIGTERM)
-            assert running.process.wait() == 0
-        finally:
-            running.process.end()
 
     @pytest.fixture
     def client(self, container: Running) -> Iterator[Any]:
@@ -316,9 +318,8 @@ class TestSageMaker:
         assert (done.returncode, "Read-only file system" in done.stderr) == (1, True)
 
     def test_invoke_endpoint(self, client: Any) -> None:
-        for adapter in (None, "pirate", "brief"):
-            answer = client.invoke_endpoint(**request(question(adapter)))
-            assert json.load(answer["Body"]) == {"generated_text": demo.answers(adapter)[QUESTION]}
+        answer = json.load(client.invoke_endpoint(**request(question()))["Body"])
+        assert answer == {"generated_text": demo.answers()[QUESTION]}
         messages = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 60}
         answer = json.load(client.invoke_endpoint(**request(messages))["Body"])
         assert answer["choices"][0]["message"]["content"] == demo.answers()[QUESTION]
