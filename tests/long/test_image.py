@@ -124,7 +124,7 @@ class Running:
         return subprocess.run([*enter, *words], env=env, capture_output=True, text=True, timeout=60)
 
     def ask(self, body: dict[str, Any]) -> httpx.Response:
-        # The first one with an adapter has vLLM compile a kernel.
+        # vLLM compiles kernels at the first requests, too.
         return httpx.post(f"{self.url}/invocations", json=body, timeout=300)
 
 
