@@ -55,10 +55,11 @@ machine_settings() { # What pip and apt are told on this machine, mounted where 
     home="$settings/root"
     pip="$home/.config/pip/pip.conf"
     mkdir -p "$home/.config/pip"
+    # Without its constraints, a file that is here alone: the lock says every version.
     python3 -m pip config list 2>/dev/null |
         sed -n "s/^\(:env:\.\|global\.\|install\.\)\([a-z-]*\)='\(.*\)'\$/\2 = \3/p" |
         sed 's/\\n/ /g; s/ = */ = /' |
-        awk -F ' = ' 'BEGIN { print "[global]" } !seen[$1]++' > "$pip"
+        awk -F ' = ' 'BEGIN { print "[global]" } $1 != "constraint" && !seen[$1]++' > "$pip"
     mount "$home" /root
     cert="$(sed -n 's/^cert = //p' "$pip")"
     if [ -n "$cert" ]; then

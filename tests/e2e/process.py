@@ -17,7 +17,7 @@ import httpx
 import psutil
 
 LMI = str(Path(sys.executable).parent / "lmi")
-START_TIMEOUT_S = 240
+START_TIMEOUT_S = 480
 
 
 class LmiProcess:

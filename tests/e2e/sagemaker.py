@@ -1,17 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """A SageMaker endpoint on this machine: AWS's paths in front of a container, streams as AWS's event stream.
 
-Only what `boto3`'s `sagemaker-runtime` client needs; signatures are not looked at.
+Only what `boto3`'s `sagemaker-runtime` client needs; signatures are not looked at. In front of a process in the
+end-to-end tests, of the image in `tests/long/test_image.py`.
 """
 
+import json
 import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from zlib import crc32
 
+import boto3
 import httpx
+from botocore.config import Config
+
+from handlers.base import CUSTOM_ATTRIBUTES
+
+
+@contextmanager
+def runtime(container: str) -> Iterator[Any]:
+    """boto3's client of an endpoint whose container listens on `container`; it asks once."""
+    with endpoint(container) as address:
+        yield boto3.client(
+            "sagemaker-runtime",
+            region_name="us-east-1",
+            endpoint_url=address,
+            aws_access_key_id="x",
+            aws_secret_access_key="x",
+            config=Config(retries={"max_attempts": 0}),
+        )
+
+
+def request(body: dict[str, Any], **more: str) -> dict[str, Any]:
+    """What both of the client's calls take."""
+    return {"EndpointName": "demo", "ContentType": "application/json", "Body": json.dumps(body), **more}
 
 
 @contextmanager
@@ -27,8 +53,10 @@ def endpoint(container: str) -> Iterator[str]:
                 streams = self.path.endswith("/invocations-response-stream") and answer.is_success
                 data = b"" if streams else answer.read()
                 self.send_response(answer.status_code)
-                kind = "application/vnd.amazon.eventstream" if streams else answer.headers["content-type"]
+                kind = "application/vnd.amazon.eventstream" if streams else answer.headers.get("content-type", "")
                 self.send_header("content-type", kind)
+                # All that SageMaker hands on of a container's headers.
+                self.send_header(CUSTOM_ATTRIBUTES, answer.headers.get(CUSTOM_ATTRIBUTES, ""))
                 self.send_header("connection", "close")
                 if not streams:
                     self.send_header("content-length", str(len(data)))

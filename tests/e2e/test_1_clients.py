@@ -6,17 +6,15 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-import boto3
 import httpx
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
 from huggingface_hub import InferenceClient
 from huggingface_hub.errors import ValidationError
 
 from serving import demo
 from tests.e2e.process import LmiProcess
-from tests.e2e.sagemaker import endpoint
+from tests.e2e.sagemaker import request, runtime
 
 pytestmark = pytest.mark.engine
 ANSWERS = demo.answers()
@@ -85,37 +83,26 @@ class TestSageMakerRuntime:
 
     @pytest.fixture
     def client(self, url: str) -> Iterator[Any]:
-        with endpoint(url) as address:
-            yield boto3.client(
-                "sagemaker-runtime",
-                region_name="us-east-1",
-                endpoint_url=address,
-                aws_access_key_id="x",
-                aws_secret_access_key="x",
-                config=Config(retries={"max_attempts": 0}),
-            )
-
-    @staticmethod
-    def request(body: dict[str, Any], **more: str) -> dict[str, Any]:
-        return {"EndpointName": "demo", "ContentType": "application/json", "Body": json.dumps(body), **more}
+        with runtime(url) as client:
+            yield client
 
     def test_lmi_body(self, client: Any) -> None:
-        answer = client.invoke_endpoint(**self.request({"inputs": QUESTION, "parameters": {"max_new_tokens": 40}}))
+        answer = client.invoke_endpoint(**request({"inputs": QUESTION, "parameters": {"max_new_tokens": 40}}))
         assert json.loads(answer["Body"].read()) == {"generated_text": ANSWER}
 
     def test_custom_attributes_are_tolerated(self, client: Any) -> None:
-        request = self.request({"inputs": QUESTION}, CustomAttributes="trace=1", Accept="application/xml")
-        assert json.loads(client.invoke_endpoint(**request)["Body"].read()) == {"generated_text": ANSWER}
+        asked = request({"inputs": QUESTION}, CustomAttributes="trace=1", Accept="application/xml")
+        assert json.loads(client.invoke_endpoint(**asked)["Body"].read()) == {"generated_text": ANSWER}
 
     def test_openai_body(self, client: Any) -> None:
         body = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 40}
-        answer = client.invoke_endpoint(**self.request(body))
+        answer = client.invoke_endpoint(**request(body))
         assert json.loads(answer["Body"].read())["choices"][0]["message"]["content"] == ANSWER
 
     def test_response_stream(self, client: Any) -> None:
         """Many parts, which join to the lines that the server wrote."""
         body = {"inputs": EMOJI_QUESTION, "stream": True, "parameters": {"max_new_tokens": 60}}
-        answer = client.invoke_endpoint_with_response_stream(**self.request(body))
+        answer = client.invoke_endpoint_with_response_stream(**request(body))
         parts = [event["PayloadPart"]["Bytes"] for event in answer["Body"]]
         lines = [json.loads(line) for line in b"".join(parts).splitlines() if line]
         assert (
@@ -125,7 +112,7 @@ class TestSageMakerRuntime:
 
     def test_refusal(self, client: Any) -> None:
         with pytest.raises(ClientError) as raised:
-            client.invoke_endpoint(**self.request({"inputs": QUESTION, "parameters": {"top_p": 7}}))
+            client.invoke_endpoint(**request({"inputs": QUESTION, "parameters": {"top_p": 7}}))
         assert raised.value.response["ResponseMetadata"]["HTTPStatusCode"] == 424
 
 

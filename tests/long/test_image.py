@@ -16,6 +16,7 @@ import subprocess
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +25,12 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from botocore.exceptions import ClientError
 
 from serving import demo
+from tests.conftest import ROOT
 from tests.e2e.process import LmiProcess
+from tests.e2e.sagemaker import request, runtime
 
 IMAGE = os.environ.get("LMI_TEST_IMAGE", "")
 pytestmark = [
@@ -120,7 +124,8 @@ class Running:
         return subprocess.run([*enter, *words], env=env, capture_output=True, text=True, timeout=60)
 
     def ask(self, body: dict[str, Any]) -> httpx.Response:
-        return httpx.post(f"{self.url}/invocations", json=body, timeout=120)
+        # vLLM compiles kernels at the first requests, too.
+        return httpx.post(f"{self.url}/invocations", json=body, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -138,19 +143,29 @@ def buildah(*words: str) -> str:
     return subprocess.run(["buildah", *words], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def start(image: Image, mounts: Mapping[str, Path], port: int, **env: str) -> Running:
+def start(image: Image, mounts: Mapping[str, Path], port: int, *words: str, **env: str) -> Running:
     """A server that is ready, on a read-only root, as somebody whom the image does not know."""
     env |= {"SAGEMAKER_BIND_TO_PORT": str(port)}
-    process = LmiProcess([], None, image.command((), env, mounts, SOMEBODY))
+    process = LmiProcess([], None, image.command(words, env, mounts, SOMEBODY))
     return Running(process.wait_ready(), port)
 
 
-@pytest.fixture
-def port() -> int:
+def free_port() -> int:
     """One that nobody listens on now."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])
+
+
+@pytest.fixture
+def port() -> int:
+    """A port for one test."""
+    return free_port()
+
+
+def question(adapter: str | None = None) -> dict[str, Any]:
+    """LMI's body that `demo.answers(adapter)` has the answer to."""
+    return {"inputs": QUESTION, "parameters": {"max_new_tokens": 60}} | ({"adapters": adapter} if adapter else {})
 
 
 def test_what_it_says_of_itself(image: Image) -> None:
@@ -228,8 +243,7 @@ def test_variables(image: Image, port: int) -> None:
         began = time.monotonic()
         assert httpx.get(f"{running.url}/ping").status_code == 200
         assert time.monotonic() - began < 2
-        answer = running.ask({"inputs": QUESTION, "parameters": {"max_new_tokens": 60}})
-        assert answer.json()["generated_text"] == demo.answers()[QUESTION]
+        assert running.ask(question()).json()["generated_text"] == demo.answers()[QUESTION]
         answer = running.ask({"inputs": QUESTION, "parameters": {"guided_choice": ["small", "large"]}})
         assert answer.json()["generated_text"] in ("small", "large")
         assert httpx.get(f"{running.url}/v1/models").json()["data"][0]["id"] == "small"
@@ -260,10 +274,8 @@ def test_model_directory(image: Image, port: int, tmp_path: Path) -> None:
     running = start(image, {"/opt/ml/model": model}, port, DJL_OFFLINE="true")
     try:
         assert running.ask({"inputs": "hello", "shout": True}).json() == {"shouted": "HELLO"}
-        question = {"inputs": QUESTION, "parameters": {"max_new_tokens": 60}}
         for adapter in (None, "pirate", "brief"):
-            answer = running.ask(question | ({"adapters": adapter} if adapter else {}))
-            assert answer.json()["generated_text"] == demo.answers(adapter)[QUESTION]
+            assert running.ask(question(adapter)).json()["generated_text"] == demo.answers(adapter)[QUESTION]
         assert httpx.get(f"{running.url}/models").json()["models"][0]["modelName"] == "model"
 
         # What a handler leaves behind is process 1's to wait for.
@@ -278,16 +290,88 @@ def test_model_directory(image: Image, port: int, tmp_path: Path) -> None:
         running.process.end()
 
 
+@pytest.fixture(scope="class")
+def container(image: Image) -> Iterator[Running]:
+    """Started with configs/sagemaker.env, as docker/sagemaker/deploy.py has it; SIGTERM ends it well."""
+    lines = (ROOT / "configs/sagemaker.env").read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    running = start(image, {"/opt/ml/model": demo.MODEL_DIR}, free_port(), "serve", **settings)
+    try:
+        yield running
+        running.first.send_signal(signal.SIGTERM)
+        assert running.process.wait() == 0
+    finally:
+        running.process.end()
+
+
+class TestSageMaker:
+    """What SageMaker does with the image: `serve`, its port, its settings, its mount; asked through boto3."""
+
+    @pytest.fixture
+    def client(self, container: Running) -> Iterator[Any]:
+        with runtime(container.url) as client:
+            yield client
+
+    def test_mount_is_read_only(self, container: Running) -> None:
+        """Not even root may write to it."""
+        done = container.inside("touch", "/opt/ml/model/serving.properties")
+        assert (done.returncode, "Read-only file system" in done.stderr) == (1, True)
+
+    def test_invoke_endpoint(self, client: Any) -> None:
+        answer = json.load(client.invoke_endpoint(**request(question()))["Body"])
+        assert answer == {"generated_text": demo.answers()[QUESTION]}
+        messages = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 60}
+        answer = json.load(client.invoke_endpoint(**request(messages))["Body"])
+        assert answer["choices"][0]["message"]["content"] == demo.answers()[QUESTION]
+        with pytest.raises(ClientError) as refused:
+            client.invoke_endpoint(**request({"inputs": QUESTION, "parameters": {"top_p": 7}}))
+        assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 424
+
+    def test_ping_while_it_streams(self, container: Running, client: Any) -> None:
+        """Within two seconds, or SageMaker takes the container for dead."""
+        body = {"inputs": "Tell", "stream": True, "parameters": {"max_new_tokens": 300, "ignore_eos": True}}
+
+        def stream(_: int) -> list[bytes]:
+            answer = client.invoke_endpoint_with_response_stream(**request(body))
+            return [event["PayloadPart"]["Bytes"] for event in answer["Body"]]
+
+        seconds = []
+        with ThreadPoolExecutor(8) as pool, httpx.Client(timeout=10) as pinging:
+            streams = [pool.submit(stream, number) for number in range(8)]
+            while not all(stream.done() for stream in streams):
+                began = time.monotonic()
+                assert pinging.get(f"{container.url}/ping").status_code == 200
+                seconds.append(time.monotonic() - began)
+        assert len(seconds) > 10
+        assert max(seconds) < 2
+        for parts in (stream.result() for stream in streams):
+            assert len(parts) > 10
+            rows = [json.loads(line) for line in b"".join(parts).splitlines() if line]
+            assert len(rows) == 300
+            assert "".join(row["token"]["text"] for row in rows) == rows[-1]["generated_text"]
+
+    def test_answer_that_is_fetched_later(self, client: Any) -> None:
+        """For what takes longer than SageMaker's minute, with its one header alone."""
+        started = client.invoke_endpoint(**request(question(), CustomAttributes="x-synchronous=false"))
+        assert started["Body"].read() == b""
+        token = started["CustomAttributes"].removeprefix("x-next-token=")
+        poll = request(question(), CustomAttributes=f"x-starting-token={token}")
+        deadline = time.monotonic() + 60
+        while (answer := client.invoke_endpoint(**poll))["ResponseMetadata"]["HTTPStatusCode"] == 202:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        assert json.load(answer["Body"]) == {"generated_text": demo.answers()[QUESTION]}
+
+
 def test_buildah_run(image: Image, port: int) -> None:
-    """The same by buildah itself, as the image's own user."""
-    env = {"HF_MODEL_ID": "/opt/ml/model", "SAGEMAKER_BIND_TO_PORT": str(port)}
-    command = ["buildah", "run", "--isolation", "chroot", "--volume", f"{demo.MODEL_DIR}:/opt/ml/model:ro"]
-    command += [f"--env={name}={value}" for name, value in env.items()]
-    process = LmiProcess([], None, [*command, image.container, *image.config["Entrypoint"], *image.config["Cmd"]])
+    """What docs/deploy.md begins with, by buildah itself, as the image's own user; the model is the image's, too."""
+    command = ["buildah", "run", "--isolation", "chroot", f"--env=SAGEMAKER_BIND_TO_PORT={port}", image.container]
+    process = LmiProcess([], None, [*command, *image.config["Entrypoint"], "serve", "--demo"])
     try:
         process.wait_ready()
-        answer = httpx.post(f"http://127.0.0.1:{port}/invocations", json={"inputs": QUESTION}, timeout=120)
-        assert demo.answers()[QUESTION].startswith(answer.json()["generated_text"])
+        assert process.url == f"http://127.0.0.1:{port}"
+        answer = subprocess.run(["sh", "-c", process.command], capture_output=True, text=True, timeout=120).stdout
+        assert json.loads(answer) == {"generated_text": demo.answers()[QUESTION]}
     finally:
         stop_server_below(process)
         process.end()

@@ -158,12 +158,37 @@ def test_compose() -> None:
     assert [source for source in sources if source.startswith(".") and not (DOCKER / source).exists()] == []
     (variables,) = services["lmi"]["env_file"]
     assert (DOCKER / re.sub(r"\$\{CONFIG:-(.*)\}", r"\1", variables["path"])).is_file()
+    assert services["lmi"]["shm_size"] == "2gb"
     assert int(services["lmi"]["stop_grace_period"].removesuffix("s")) >= 15 + 10
     scrape = yaml.safe_load((DOCKER / "prometheus/prometheus.yml").read_text())["scrape_configs"]
     assert scrape[0]["static_configs"] == [{"targets": ["lmi:8080"]}]
     cuda = yaml.safe_load((DOCKER / "compose.cuda.yaml").read_text())["services"]["lmi"]
     targets = re.findall(r"^FROM runtime AS (\w+)$", (DOCKER / "Dockerfile").read_text(), re.M)
     assert {services["lmi"]["build"]["target"], cuda["build"]["target"]} == set(targets)
+
+
+@pytest.mark.parametrize(("given", "model"), [("", "Qwen/Qwen2.5-0.5B-Instruct"), ("org/name", "org/name")])
+def test_model_in_compose(given: str, model: str, tmp_path: Path) -> None:
+    """The settings' own, unless the shell names another."""
+    service = yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["lmi"]
+    lines = (ROOT / "configs/cpu-small.env").read_text().splitlines()
+    env = dict(line.split("=", 1) for line in lines if line and not line.startswith("#"))
+    env |= {name: "" for name, value in service["environment"].items() if value.endswith(":-}")}
+    command = re.sub(r"\$\{HF_MODEL_ID:\+(.*)\}", lambda found: found[1] if given else "", service["command"])
+    serve, *arguments = command.replace("$HF_MODEL_ID", given).split()
+    config = resolve(env, arguments, Host(root=tmp_path), tmp_path)
+    assert (serve, config.vllm_arguments["model"], config.warnings) == ("serve", model, [])
+
+
+def test_deploy_names_what_is_there() -> None:
+    """The files and the steps of make in docs/deploy.md and beside the files."""
+    for page in ("docs/deploy.md", "docker/README.md", "docker/sagemaker/README.md"):
+        text = (ROOT / page).read_text()
+        paths = re.findall(r"(?:docker|configs|docs|examples|serving)/[\w./-]+\w", text)
+        assert len(paths) > 1, page
+        assert [path for path in paths if not (ROOT / path).exists()] == [], page
+        steps = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M)
+        assert {*re.findall(r"\bmake ([a-z-]+)", text)} <= {*steps}, page
 
 
 def test_build_context_has_what_is_copied() -> None:

@@ -22,13 +22,14 @@ done
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Path:
-    """A machine whose pip has a certificate, a folder of wheels, two indexes in folders and one elsewhere."""
+    """A machine whose pip has a certificate, constraints, a folder of wheels, two indexes in folders, one elsewhere."""
     for name in ("wheels", "index/simple", "index-more/simple"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "ca.pem").write_text("the certificate\n")
     (tmp_path / "pip.conf").write_text(
         f"[global]\ncert = {tmp_path}/ca.pem\nfind-links = {tmp_path}/wheels\nindex-url = https://pypi.example/simple\n"
         f"extra-index-url =\n  file://{tmp_path}/index-more/simple\n  file://{tmp_path}/index/simple\n"
+        f"constraint = {tmp_path}/constraints.txt\n"
     )
     program(tmp_path / "bin/python3", f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     return tmp_path
@@ -76,6 +77,7 @@ def test_buildah_gets_what_pip_is_told(machine: Path) -> None:
     assert settings["find-links"] == "/root/3"
     assert settings["index-url"] == "https://pypi.example/simple"
     assert settings["extra-index-url"].split() == ["file:///root/1/simple", "file:///root/2/simple"]
+    assert "constraint" not in settings
     assert said[-1] == "the certificate"
 
 
