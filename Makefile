@@ -14,7 +14,7 @@ GPU_VENV := .venv-cuda
 VALIDATE := .venv-validate
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-long soak check lint test-e2e bench-start bench-adapters bench-config bench-custom docs lock snapshot demo-model image test-image test-gpu validate format clean
+.PHONY: help setup serve test test-long soak check lint test-e2e bench-start bench-adapters bench-config bench-custom docs lock snapshot demo-model image test-image test-ray test-gpu validate format clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,10 @@ image: ## Build the container image: TARGET=cpu or cuda; docker/build.sh lists t
 test-image: setup ## Build the image for a CPU with buildah, start it and ask it everything (root; Debian: apt install buildah debootstrap)
 	@BUILDER=buildah BASE_IMAGE=$(or $(BASE_IMAGE),debootstrap) IMAGE=$(TEST_IMAGE) sh docker/build.sh cpu
 	@LMI_TEST_IMAGE=$(TEST_IMAGE) $(BIN)/pytest -q -m long tests/long/test_image.py
+
+test-ray: setup ## Ray Serve: two replicas of the demo model, killed under load; adds Ray to .venv, writes benchmarks/results/ray.md
+	@$(BIN)/python -m pip install --quiet --no-deps -r requirements/ray.lock
+	@LMI_RAY_RECORD=benchmarks/results $(BIN)/pytest -q -m long tests/long/test_ray.py
 
 test-gpu: ## On a machine with an NVIDIA GPU: vLLM's CUDA build into .venv-cuda, and every request of the end-to-end tests
 	@nvidia-smi -L || { echo "test-gpu: needs an NVIDIA GPU and its driver" >&2; exit 1; }

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """While the model loads: a signal, or the time that was set for it, ends this process and the engine's at once.
 
-Used by `cli.py` and `ray_app.py`. An exception raised in a signal handler could be swallowed by whatever is starting just
-then, and the engine's start blocks the event loop, so neither is relied on (docs/decisions/0004).
+Used by `cli.py` and `ray_app.py`. An exception raised in a signal handler could be swallowed by whatever is starting
+just then, and the engine's start blocks the event loop, so neither is relied on (docs/decisions/0004).
 """
 
 import os
