@@ -39,8 +39,16 @@ ray = pytest.importorskip("ray", reason="Ray is not installed; `make test-ray` d
 pytestmark = pytest.mark.long
 RECORD = os.environ.get("LMI_RAY_RECORD")
 """A directory for `ray.json` and `ray.md`."""
-SERVE = "import ray; ray.init(include_dashboard=False, namespace='serve'); from ray.serve.scripts import cli; cli()"
-"""The command `serve`, without Ray's dashboard, which is ten processes."""
+SERVE = """\
+import signal
+import ray
+from ray.serve.scripts import cli
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+ray.init(include_dashboard=False, namespace="serve")
+cli()
+"""
+"""The command `serve`, without Ray's dashboard, which is ten processes; Ctrl-C ends it in the background, too."""
 START_TIMEOUT_S = 1800
 BEFORE_S = 15.0
 AFTER_S = 15.0
