@@ -8,7 +8,7 @@ of Ray's. Ray imports this module by its name; it knows the parts of `lmi serve`
 import asyncio
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Literal
 
@@ -65,12 +65,9 @@ class Args(BaseModel, extra="allow"):
     def argv(self) -> list[str]:
         """The command line of `lmi serve` that means the same."""
         words = [] if self.model_id is None else [self.model_id]
-        flags = {name: str(value).lower() if isinstance(value, bool) else value for name, value in self._flags.items()}
+        given = self.model_extra or {}
+        flags = {name: str(value).lower() if isinstance(value, bool) else value for name, value in given.items()}
         return [*words, *(["--demo"] if self.demo else []), *as_flags(flags)]
-
-    @property
-    def _flags(self) -> Mapping[str, Any]:
-        return self.model_extra or {}
 
 
 def app(args: Args) -> Any:

@@ -51,11 +51,12 @@ cli()
 """The command `serve`, without Ray's dashboard, which is ten processes; Ctrl-C ends it in the background, too."""
 START_TIMEOUT_S = 1800
 BEFORE_S = 15.0
-AFTER_S = 15.0
+AFTER_S = 20.0
 MOST_S = 5.0
 """From a replica's death to the error of what was in flight on it."""
-NOTICED_S = 1.0
+NOTICED_S = 3.0
 """From an engine's death to the end of its replica, which takes requests until then."""
+IDLE_S = 20.0
 NUM_CLIENTS = 8
 THINK_S = 0.2
 START_THINK_S = 10.0
@@ -230,6 +231,7 @@ async def under_load(cluster: Cluster, name: str, victim: psutil.Process, target
         back = time.monotonic()
         load.think_s = THINK_S
         await asyncio.sleep(AFTER_S)
+    await asyncio.sleep(1)  # a replica writes its line after the answer
     return load, killed, back
 
 
@@ -244,11 +246,13 @@ def check(cluster: Cluster, load: Load, pids: dict[str, int], killed: float, not
     assert {one.id for one in failed} & (served["survivor"] | served["new"]) == set()
     assert served["new"] & ours, "the new replica has answered nothing"
     finished = Counter(itertools.chain.from_iterable(served[name] & ours for name in served))
-    assert {one.id for one in load.asked if one.end == "right"} <= {*finished}
+    unlogged = [one for one in load.asked if one.end == "right" and one.id not in finished]
+    assert [one for one in unlogged if abs(one.ended - killed) > 1] == []  # killed between the answer and its line
     assert max(finished.values()) == 1
     return failed
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own classes
 def test_configuration_file() -> None:
     """Ray takes the file that we ship; `tests/unit/test_deployment_files.py` asks the server."""
     from ray.serve.schema import ServeDeploySchema
@@ -269,12 +273,11 @@ async def test_clients_that_leave(cluster: Cluster) -> None:
 
     async with httpx.AsyncClient(base_url=cluster.url, timeout=120) as http:
         await asyncio.gather(*(leave(http, kind) for kind in [*STREAMS, *KINDS]))
-    deadline, num_idle = time.monotonic() + 20, 0
-    while num_idle < 20:  # which of the two answers is chance
+    deadline, num_idle = time.monotonic() + IDLE_S, 0
+    while num_idle < 10:  # which of the two answers is chance
         busy = await asyncio.to_thread(unfinished, cluster.url)
         num_idle = 0 if busy else num_idle + 1
-        assert time.monotonic() < deadline, busy
-    assert num_idle == 20
+        assert not busy or time.monotonic() < deadline, busy
 
 
 async def test_replica_killed(cluster: Cluster) -> None:
@@ -312,7 +315,7 @@ def record(
         "streamed": sum(one.kind.endswith("stream") for one in load.asked),
         "failed": len(failed),
         "answered_by": {who: len({*cluster.served(pid)} & ours) for who, pid in pids.items()},
-        "slowest_error_s": round(max(one.ended - killed for one in failed), 2),
+        "slowest_error_s": round(max(one.ended - max(killed, one.began) for one in failed), 2),
         "back_s": round(back - killed, 1),
         "failed_with": dict(Counter(one.end[:80] for one in failed)),
     }
