@@ -263,7 +263,7 @@ def test_ray_serve() -> None:
     (application,) = config["applications"]
     assert application["import_path"] == "serving.ray_app:app"
     args = Args.model_validate(application["args"])
-    resolved = resolve(application["runtime_env"]["env_vars"], args.argv, Host(device_count=8), Path("/demo"))
+    resolved = resolve(application["runtime_env"]["env_vars"], args.argv, Host(device_count=1), Path("/demo"))
     assert resolved.warnings == []
     assert resolved.options.max_rolling_batch_size == 64
     found = deployment_options(args, resolved)
