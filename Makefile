@@ -16,7 +16,7 @@ BENCH_VENV := .venv-bench
 CAN_BUILD_IMAGE := $(shell [ "$$(id -u)" = 0 ] && which buildah debootstrap >/dev/null 2>&1 && echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup serve test test-long soak check lint test-e2e bench bench-adapters bench-config bench-custom docs lock snapshot demo-model image test-image build-test-image test-gpu validate format clean
+.PHONY: help setup serve test test-long soak check lint test-e2e bench bench-adapters bench-config bench-custom docs lock snapshot demo-model image test-image build-test-image test-ray test-gpu validate format clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ test-image: setup build-test-image ## Build the image for a CPU with buildah, st
 
 build-test-image:
 	@BUILDER=buildah BASE_IMAGE=$(or $(BASE_IMAGE),debootstrap) IMAGE=$(TEST_IMAGE) sh docker/build.sh cpu
+
+test-ray: setup ## Ray Serve: two replicas of the demo model, killed under load; adds Ray to .venv, writes benchmarks/results/ray.md
+	@$(BIN)/python -m pip install --quiet --no-deps -r requirements/ray.lock
+	@LMI_RAY_RECORD=benchmarks/results $(BIN)/pytest -q -m long tests/long/test_ray.py
 
 test-gpu: ## On a machine with an NVIDIA GPU: vLLM's CUDA build into .venv-cuda, and every request of the end-to-end tests
 	@nvidia-smi -L || { echo "test-gpu: needs an NVIDIA GPU and its driver" >&2; exit 1; }

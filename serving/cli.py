@@ -6,11 +6,12 @@ import logging
 import os
 import shlex
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import ExitStack, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -28,6 +29,9 @@ from serving.ledger import Ledger
 from serving.starting import Starting
 from serving.user_packages import UserPython, prepare
 from serving.vllm_shim import install as install_shim
+
+if TYPE_CHECKING:
+    from serving.assembly import Setup
 
 logger = logging.getLogger(__name__)
 app = typer.Typer(
@@ -130,7 +134,7 @@ def _start(argv: Sequence[str], port: int) -> int:
     starting, ledger = Starting(), Ledger()
     try:
         with ledger.phase("configuration"):
-            config, code = _resolved(argv, port)
+            config, code = resolved(argv, port)
         log.setup(is_json=config.logs_json)
         for warning in config.warnings:
             logger.warning("%s", warning)
@@ -159,7 +163,7 @@ def show_config(argv: Sequence[str]) -> int:
         if wants_help(argv):
             print(USAGE.replace("lmi serve [MODEL]", "lmi config [MODEL]", 1) + _CONFIG_USAGE)
             return 0
-        config, code = _resolved(argv)
+        config, code = resolved(argv)
         if "--check-engine" in asked:
             _check_engine(config)
     except ConfigError as error:
@@ -207,9 +211,18 @@ def _check_engine(config: ResolvedConfig) -> None:
         check(namespace(config.vllm_arguments))
 
 
-def _resolved(argv: Sequence[str], port: int = PORT) -> tuple[ResolvedConfig, UserCode | None]:
-    """The configuration of this process, its handler's part included, and the user's file."""
-    host = Host.local(os.environ)
+def resolved(argv: Sequence[str], port: int = PORT, host: Host | None = None) -> tuple[ResolvedConfig, UserCode | None]:
+    """The configuration of this process, its handler's part included, and the user's file.
+
+    Args:
+        argv: arguments after the command word.
+        port: where to listen unless something says otherwise.
+        host: another machine than this one.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    host = host or Host.local(os.environ)
     config = resolve(os.environ, argv, host, demo.MODEL_DIR, handlers_of.OUTPUT_FORMATS, port)
     warnings = list(config.warnings)
     code = handlers_of.user_code(config, warnings)
@@ -226,29 +239,40 @@ def _serve(config: ResolvedConfig, code: UserCode | None, starting: Starting, le
     from serving.server import bound
 
     values = config.vllm_arguments
-    before = dict(os.environ)
     with ExitStack() as stack:
         socks = [stack.enter_context(bound(values["host"], values["port"], values.get("uds")))]
         if (other := config.management) is not None:
             where = (other.host, other.port, other.unix_path, "management_address")
             socks.append(stack.enter_context(bound(*where)))
-        with ledger.phase("packages"):
-            python = _user_python(config, code)
-        os.environ.update(config.environment)
-        if "TORCHDYNAMO_DISABLE" in config.environment:
-            logger.warning(
-                "no C++ compiler with Python's headers found (Debian: apt install g++ python3-dev): "
-                "the engine runs without compiled kernels, which is slower"
-            )
+        setup, args = set_up(config, code, ledger)
         with ledger.phase("imports"):
             import uvloop
 
-            from serving.assembly import Setup
-            from serving.engine.engine_args import namespace
             from serving.run import run
 
-            args = namespace(values)
-        return int(uvloop.run(run(Setup(config, code, python, before), args, socks, starting, ledger)))
+        return int(uvloop.run(run(setup, args, socks, starting, ledger)))
+
+
+def set_up(config: ResolvedConfig, code: UserCode | None, ledger: Ledger) -> tuple["Setup", Namespace]:
+    """What `serving.run` needs: the user's packages are installed, this process's variables set, vLLM's parser asked.
+
+    Raises:
+        ConfigError: packages cannot be installed, or vLLM's parser refuses.
+    """
+    before = dict(os.environ)
+    with ledger.phase("packages"):
+        python = _user_python(config, code)
+    os.environ.update(config.environment)
+    if "TORCHDYNAMO_DISABLE" in config.environment:
+        logger.warning(
+            "no C++ compiler with Python's headers found (Debian: apt install g++ python3-dev): "
+            "the engine runs without compiled kernels, which is slower"
+        )
+    with ledger.phase("imports"):
+        from serving.assembly import Setup
+        from serving.engine.engine_args import namespace
+
+        return Setup(config, code, python, before), namespace(config.vllm_arguments)
 
 
 def _reload(url: str, model: str | None, api_key: str | None) -> int:
@@ -283,7 +307,7 @@ def _handler_test(directory: Path, request: Path, headers: Sequence[str]) -> int
 
     log.setup()
     try:
-        config, code = _resolved([str(directory)])
+        config, code = resolved([str(directory)])
         for warning in config.warnings:
             logger.warning("%s", warning)
         return handler_test.run(config, code, _user_python(config, code), request, headers)

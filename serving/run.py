@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one server with vLLM's engine: assembles it, opens the port, says that it is ready. Called by `cli.py`."""
+"""Runs one server with vLLM's engine: assembles it, opens the port, says that it is ready. Called by `cli.py`.
+
+`ray_app.py` has it assembled, too, and leaves the port to Ray.
+"""
 
 import asyncio
 import importlib
@@ -8,8 +11,8 @@ import logging
 import os
 import socket
 from argparse import Namespace
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,6 +26,7 @@ from serving.assembly import Assembly, Launched, Setup
 from serving.config.resolve import ResolvedConfig
 from serving.engine import vllm_app
 from serving.errors import ConfigError, Problem
+from serving.front import Front
 from serving.ledger import Ledger
 from serving.listeners import Listener, Marked
 from serving.server import Server
@@ -52,16 +56,7 @@ async def run(setup: Setup, args: Namespace, socks: Sequence[socket.socket], sta
         ConfigError: the engine or the user's code does not start.
     """
     config = setup.config
-    options = {
-        "api_keys": args.api_key or (),
-        "upstream_paths": ("/invocations",) if _is_upstreams(setup) else (),
-        **vllm_app.log_options(args),
-        **vllm_app.fastapi_options(args),
-    }
-    launcher = _Launcher(config, args, starting, ledger)
-    assembly = Assembly(replace(setup, app_options=options), launcher.launch, ledger)
-    try:
-        front = await assembly.start()
+    async with assembled(setup, args, starting, ledger) as (assembly, front):
         (app, options), *further = _listeners(front, config, vllm_app.uvicorn_options(args))
         server = Server(
             app,
@@ -75,14 +70,40 @@ async def run(setup: Setup, args: Namespace, socks: Sequence[socket.socket], sta
         )
         refreshers = [vllm_app.refresh_certificates(args, one.ssl) for one in server.configs]
         tasks = assembly.engine.tasks if assembly.engine is not None else ("generate",) if config.has_model else ()
-        code = await server.run(socks[0], partial(_announce, config, tasks, socks, ledger), *socks[1:])
+        try:
+            code = await server.run(socks[0], partial(_announce, config, tasks, socks, ledger), *socks[1:])
+        finally:
+            if config.port_file is not None:
+                config.port_file.unlink(missing_ok=True)
         for refresher in refreshers:
             if refresher is not None:
                 refresher.stop()
         return code
+
+
+@asynccontextmanager
+async def assembled(
+    setup: Setup, args: Namespace, starting: Starting, ledger: Ledger
+) -> AsyncIterator[tuple[Assembly, Front]]:
+    """A started server without a port, for the time of the block; the arguments are those of `run`.
+
+    Yields:
+        Its parts, and the ASGI app.
+
+    Raises:
+        ConfigError: the engine or the user's code does not start.
+    """
+    options = {
+        "api_keys": args.api_key or (),
+        "upstream_paths": ("/invocations",) if _is_upstreams(setup) else (),
+        **vllm_app.log_options(args),
+        **vllm_app.fastapi_options(args),
+    }
+    launcher = _Launcher(setup.config, args, starting, ledger)
+    assembly = Assembly(replace(setup, app_options=options), launcher.launch, ledger)
+    try:
+        yield assembly, await assembly.start()
     finally:
-        if config.port_file is not None:
-            config.port_file.unlink(missing_ok=True)
         await assembly.close()
         await launcher.close()
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """While the model loads: a signal, or the time that was set for it, ends this process and the engine's at once.
 
-Used by `cli.py`. An exception raised in a signal handler could be swallowed by whatever is starting just then, and the
-engine's start blocks the event loop, so neither is relied on (docs/decisions/0004).
+Used by `cli.py` and `ray_app.py`. An exception raised in a signal handler could be swallowed by whatever is starting
+just then, and the engine's start blocks the event loop, so neither is relied on (docs/decisions/0004).
 """
 
 import os
@@ -15,12 +15,16 @@ import psutil
 
 
 class Starting:
-    """From the first line of the command to the running server, which takes the signals over."""
+    """From the first line of the command to the running server, which takes the signals over.
 
-    def __init__(self) -> None:
+    Args:
+        takes_signals: false where they are another program's, and on a thread that cannot have them.
+    """
+
+    def __init__(self, takes_signals: bool = True) -> None:
         # A copy of the descriptor, because the engine's start redirects the original.
         self._stderr = os.dup(2)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT) if takes_signals else ():
             signal.signal(number, lambda *_: self._leave("stopped while starting", 0))
 
     @contextmanager

@@ -44,10 +44,16 @@ class Host:
     fetch: Callable[[str, Path], Path] = downloads.fetch
 
     @classmethod
-    def local(cls, env: Mapping[str, str]) -> "Host":
-        """The machine this process runs on; reads `CUDA_VISIBLE_DEVICES` and `CXX` from `env`."""
+    def local(cls, env: Mapping[str, str], num_gpus: int | None = None) -> "Host":
+        """The machine this process runs on; reads `CUDA_VISIBLE_DEVICES` and `CXX` from `env`.
+
+        Args:
+            env: environment variables.
+            num_gpus: of the machine that is meant, where this process does not run on it.
+        """
+        visible = _visible_gpus(env.get("CUDA_VISIBLE_DEVICES")) if num_gpus is None else num_gpus
         return cls(
-            device_count=0 if _is_cpu_build() else _visible_gpus(env.get("CUDA_VISIBLE_DEVICES")),
+            device_count=0 if _is_cpu_build() else visible,
             memory_bytes=_available_memory(),
             can_compile=shutil.which(env.get("CXX") or "g++", path=env.get("PATH")) is not None
             and Path(sysconfig.get_path("include"), "Python.h").is_file(),

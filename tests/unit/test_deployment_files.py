@@ -22,6 +22,7 @@ from moto import mock_aws
 from serving.config.host import Host
 from serving.config.resolve import ResolvedConfig, resolve
 from serving.config.vllm_arguments import by_flag
+from serving.ray_app import Args, deployment_options
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.pure
@@ -279,3 +280,16 @@ def test_sagemaker_asks(deploy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(deploy.boto3, "client", lambda *_, **__: Runtime())
     assert deploy.ask("llm", "hello") == "hi"
+
+
+def test_ray_serve() -> None:
+    """The configuration's arguments and variables are this server's; its import path is the application."""
+    config = yaml.safe_load((DOCKER / "ray/serve.yaml").read_text())
+    (application,) = config["applications"]
+    assert application["import_path"] == "serving.ray_app:app"
+    args = Args.model_validate(application["args"])
+    resolved = resolve(application["runtime_env"]["env_vars"], args.argv, Host(device_count=1), Path("/demo"))
+    assert resolved.warnings == []
+    assert resolved.options.max_rolling_batch_size == 64
+    found = deployment_options(args, resolved)
+    assert (found["num_replicas"], found["ray_actor_options"]) == (2, {"num_gpus": 1})
