@@ -25,7 +25,8 @@ ROUNDS = 3
 LOAD_TIMEOUT_S = 600
 MODEL = ["--model", str(demo.MODEL_DIR), "--dtype", "bfloat16", "--kv-cache-memory-bytes", "1G"]
 INVENTED = [
-    *MODEL, "--enforce-eager", "--max-num-seqs", "1024", "--max-model-len", "16384", "--max-num-batched-tokens", "16384",
+    *MODEL, "--enforce-eager",
+    "--max-num-seqs", "1024", "--max-model-len", "16384", "--max-num-batched-tokens", "16384",
     "--hf-overrides", '{"max_position_embeddings": 16384}',
     "--distributed-executor-backend", "benchmarks.paced_executor.PacedExecutor",
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import socket
+import threading
 from argparse import Namespace
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _END_CHECK_S = 0.2
+_METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
+"""Set by the configuration unless the user did."""
 _KILLED = 137
 """LMI's exit code under `SERVING_FAIL_FAST`: that of a process that SIGKILL ended."""
 
@@ -56,7 +59,7 @@ async def run(setup: Setup, args: Namespace, socks: Sequence[socket.socket], sta
         ConfigError: the engine or the user's code does not start.
     """
     config = setup.config
-    async with assembled(setup, args, starting, ledger) as (assembly, front):
+    async with _port_file(config.port_file), assembled(setup, args, starting, ledger) as (assembly, front):
         (app, options), *further = _listeners(front, config, vllm_app.uvicorn_options(args))
         server = Server(
             app,
@@ -70,15 +73,21 @@ async def run(setup: Setup, args: Namespace, socks: Sequence[socket.socket], sta
         )
         refreshers = [vllm_app.refresh_certificates(args, one.ssl) for one in server.configs]
         tasks = assembly.engine.tasks if assembly.engine is not None else ("generate",) if config.has_model else ()
-        try:
-            code = await server.run(socks[0], partial(_announce, config, tasks, socks, ledger), *socks[1:])
-        finally:
-            if config.port_file is not None:
-                config.port_file.unlink(missing_ok=True)
+        code = await server.run(socks[0], partial(_announce, config, tasks, socks, ledger), *socks[1:])
         for refresher in refreshers:
             if refresher is not None:
                 refresher.stop()
         return code
+
+
+@asynccontextmanager
+async def _port_file(path: Path | None) -> AsyncIterator[None]:
+    """The file with the port is gone after the block, whatever happened in it."""
+    try:
+        yield
+    finally:
+        if path is not None:
+            path.unlink(missing_ok=True)
 
 
 @asynccontextmanager
@@ -99,7 +108,7 @@ async def assembled(
         **vllm_app.log_options(args),
         **vllm_app.fastapi_options(args),
     }
-    launcher = _Launcher(setup.config, args, starting, ledger)
+    launcher = _Launcher(setup.config, args, starting, ledger, _may_fork(setup, args))
     assembly = Assembly(replace(setup, app_options=options), launcher.launch, ledger)
     try:
         yield assembly, await assembly.start()
@@ -124,6 +133,21 @@ def _is_upstreams(setup: Setup) -> bool:
     return setup.config.options.invocations_api == "openai" and not has_handler
 
 
+def _may_fork(setup: Setup, args: Namespace) -> bool:
+    """The engine's process may be a fork of this one (docs/decisions/0017).
+
+    Not where the user's own code runs here and may have started threads, where a tracer sends from here, where vLLM
+    binds the process by starting it, where it was said how processes start, or beside another program's main thread.
+    """
+    return (
+        not (setup.code is not None and setup.code.has_formatters)
+        and not args.otlp_traces_endpoint
+        and not args.numa_bind
+        and _METHOD in setup.config.environment
+        and threading.current_thread() is threading.main_thread()
+    )
+
+
 def _check_model(args: Namespace) -> None:
     """Refuses a Hub id that cannot be had, before vLLM is imported for it.
 
@@ -145,8 +169,11 @@ def _check_model(args: Namespace) -> None:
 class _Launcher:
     """Starts vLLM's engine once, and ends it."""
 
-    def __init__(self, config: ResolvedConfig, args: Namespace, starting: Starting, ledger: Ledger):
+    def __init__(
+        self, config: ResolvedConfig, args: Namespace, starting: Starting, ledger: Ledger, may_fork: bool = False
+    ):
         self._config = config
+        self._may_fork = may_fork
         self._ledger = ledger
         self._args = args
         self._starting = starting
@@ -169,7 +196,7 @@ class _Launcher:
                 await self._start_late(engine)
             else:
                 with self._starting.within(config.limits.start_s):
-                    await engine.start()
+                    await engine.start(may_fork=self._may_fork)
         except BaseException:
             await engine.close()
             raise

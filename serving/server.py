@@ -8,7 +8,6 @@ Called by `cli.py`. SIGTERM: `/ping` 503, accept for `shutdown_delay`, finish wh
 import asyncio
 import errno
 import logging
-import os
 import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Literal
 import uvicorn
 from starlette.types import ASGIApp
 
+from serving import forks
 from serving.errors import ConfigError, Problem
 from serving.health import EngineState, Health
 from serving.loop_watch import LoopWatch
@@ -67,8 +67,7 @@ def bind(host: str, port: int, unix_path: str | None = None, remedy: str = "") -
         bound.close()
         where, flags = (unix_path, "--uds") if unix_path is not None else (f"{host}:{port}", "--port or --host")
         raise _cannot_listen(where, error, f"choose another with {remedy or flags}") from None
-    # An engine that is forked would keep the port when this process is gone.
-    os.register_at_fork(after_in_child=bound.close)
+    forks.keep(bound)
     return bound
 
 

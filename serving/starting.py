@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 
 import psutil
 
+from serving import forks
+
 
 class Starting:
     """From the first line of the command to the running server, which takes the signals over.
@@ -23,7 +25,8 @@ class Starting:
 
     def __init__(self, takes_signals: bool = True) -> None:
         # A copy of the descriptor, because the engine's start redirects the original.
-        self._stderr = os.dup(2)
+        self._stderr = os.fdopen(os.dup(2), "wb", buffering=0)
+        forks.keep(self._stderr)
         for number in (signal.SIGTERM, signal.SIGINT) if takes_signals else ():
             signal.signal(number, lambda *_: self._leave("stopped while starting", 0))
 
@@ -46,5 +49,5 @@ class Starting:
         for child in psutil.Process().children(recursive=True):
             with suppress(psutil.NoSuchProcess):
                 child.kill()
-        os.write(self._stderr, f"lmi: {text}\n".encode())
+        self._stderr.write(f"lmi: {text}\n".encode())
         os._exit(code)

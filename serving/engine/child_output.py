@@ -9,8 +9,11 @@ import os
 import re
 import threading
 from collections import deque
+from io import FileIO
 from itertools import takewhile
 from types import TracebackType
+
+from serving import forks
 
 _TAIL_LINES = 400
 _PREFIX = re.compile(r"^(\([^)]*pid=\d+\)\s*)?([A-Z]+ \d\d-\d\d \d\d:\d\d:\d\d \[[^\]]*\] ?)?")
@@ -23,15 +26,18 @@ class ChildOutput:
 
     def __init__(self) -> None:
         self._tail: deque[str] = deque(maxlen=_TAIL_LINES)
-        self._saved: list[tuple[int, int]] = []
+        self._saved: list[tuple[int, FileIO]] = []
         self._threads: list[threading.Thread] = []
 
     def __enter__(self) -> "ChildOutput":
         for descriptor in (1, 2):
-            original = os.dup(descriptor)
-            reader, writer = os.pipe()
-            os.dup2(writer, descriptor)
-            os.close(writer)
+            original = FileIO(os.dup(descriptor), "wb")
+            reader_end, writer_end = os.pipe()
+            reader = FileIO(reader_end, "rb")
+            for own in (original, reader):
+                forks.keep(own)
+            os.dup2(writer_end, descriptor)
+            os.close(writer_end)
             self._saved.append((descriptor, original))
             thread = threading.Thread(target=self._pass_on, args=(reader, original), daemon=True)
             thread.start()
@@ -42,7 +48,7 @@ class ChildOutput:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for descriptor, original in self._saved:
-            os.dup2(original, descriptor)
+            os.dup2(original.fileno(), descriptor)
         if error is not None:
             self.join()
 
@@ -65,10 +71,10 @@ class ChildOutput:
                 return "; ".join([text.strip(), *(line.strip() for line in more)]).replace(":; ", ": ")
         return None
 
-    def _pass_on(self, reader: int, original: int) -> None:
-        with os.fdopen(reader, "rb", buffering=0) as pipe:
+    def _pass_on(self, reader: FileIO, original: FileIO) -> None:
+        with reader, original:
             rest = b""
-            while data := pipe.read(65536):
-                os.write(original, data)
+            while data := reader.read(65536):
+                original.write(data)
                 *lines, rest = (rest + data).split(b"\n")
                 self._tail.extend(line.decode("utf-8", "replace") for line in lines)

@@ -71,11 +71,12 @@ class VllmEngine:
         self.tasks: tuple[str, ...]
         self._vocabulary: Vocabulary
 
-    async def start(self, beside_requests: bool = False) -> None:
+    async def start(self, beside_requests: bool = False, may_fork: bool = False) -> None:
         """Loads the model, builds vLLM's serving objects and warms one request up.
 
         Args:
             beside_requests: the server answers requests meanwhile, so the model is loaded on another thread.
+            may_fork: nothing is in this process that the engine's must not have (`vllm_fork.py`).
 
         Raises:
             ConfigError: the engine does not start (`ENGINE`), with the cause and what to change.
@@ -84,7 +85,7 @@ class VllmEngine:
             if beside_requests:
                 self._client = await asyncio.to_thread(self._launch, nullcontext())
             else:
-                self._client = self._launch(vllm_fork.forking())
+                self._client = self._launch(vllm_fork.forking() if may_fork else nullcontext())
             await self._client.reset_mm_cache()
             self.tasks = tuple(await self._client.get_supported_tasks())
             loras = vllm_loras.lora_gate(self._client, self._args)

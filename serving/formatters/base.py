@@ -58,8 +58,8 @@ def finish_word(chunk: GenerationChunk) -> str | None:
 
 
 def finite(logprob: float | None) -> float | None:
-    """A log-probability that JSON can say."""
-    return None if logprob is None else max(logprob, _LOWEST)
+    """A log-probability that JSON can say; one that is not a number is none that is worth showing either."""
+    return None if logprob is None else logprob if logprob > _LOWEST else _LOWEST
 
 
 def number(logprob: float | None) -> str:

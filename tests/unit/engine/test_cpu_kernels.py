@@ -69,7 +69,6 @@ def test_four_bits(is_there: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if is_there:
         monkeypatch.setattr(torch.ops._C, "cpu_gemm_wna16", None, raising=False)
     else:
-        monkeypatch.delattr(torch.ops._C, "cpu_gemm_wna16", raising=False)
         monkeypatch.setattr(torch.ops, "_C", SimpleNamespace())
     config = SimpleNamespace(weight_type="none that there is", group_size=128)
     can, reason = CPUWNA16LinearKernel.can_implement(config)

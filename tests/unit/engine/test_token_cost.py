@@ -116,9 +116,9 @@ async def test_costs(core: None) -> None:
     theirs = {route: await cost(app, route) for route in ("completions", "completions-logprobs", "chat")}
     whole = await total(app, "completions-logprobs", MANY, stream=False)
     app = await ours()
-    envs.enable_envs_cache()  # as `vllm_app.lifespan` does
-    here = {route: await cost(app, route) for route in ROUTES}
-    whole_here = await total(app, "lmi", MANY, stream=False)
+    async with vllm_app.lifespan(app):
+        here = {route: await cost(app, route) for route in ROUTES}
+        whole_here = await total(app, "lmi", MANY, stream=False)
     assert here["lmi"] <= MOST_FOR_LMI * theirs["completions-logprobs"], (here, theirs)
     assert here["tgi"] <= 1.1 * here["lmi"], here
     assert whole_here <= whole

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import socket
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
@@ -14,11 +15,12 @@ from vllm.platforms import current_platform
 from vllm.utils.system_utils import get_mp_context
 
 from serving.engine import vllm_fork
+from serving.engine.child_output import ChildOutput
 from serving.server import bind
 
 pytestmark = [
     pytest.mark.vllm,
-    pytest.mark.skipif(not current_platform.is_cpu(), reason="elsewhere vLLM forks by itself"),
+    pytest.mark.skipif(not current_platform.is_cpu(), reason="on a CPU alone"),
 ]
 METHOD = "VLLM_WORKER_MULTIPROC_METHOD"
 
@@ -47,34 +49,37 @@ def listening() -> Iterator[socket.socket]:
         theirs.close()
 
 
-def files() -> set[str]:
-    """What the open descriptors of this process stand for."""
-    found = set()
+def files() -> Counter[str]:
+    """What the open descriptors of this process stand for, and how many there are of each."""
+    found = Counter[str]()
     for name in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # the listing's own
-            found.add(os.readlink(f"/proc/self/fd/{name}"))
+            found[os.readlink(f"/proc/self/fd/{name}")] += 1
     return found
 
 
-def seen(pipe: Any, port: str) -> None:
+def seen(pipe: Any, own: set[str]) -> None:
     """Runs in the child."""
     pipe.send({
         "wakeup": signal.set_wakeup_fd(-1),
         "is_default": [signal.getsignal(one) is signal.SIG_DFL for one in (signal.SIGTERM, signal.SIGINT)],
         "method": os.environ[METHOD],
-        "has_port": port in files(),
+        "kept": {name: count for name, count in files().items() if name in own},
     })  # fmt: skip
 
 
 def asked(context: Any, listening: socket.socket) -> dict[str, Any]:
-    """What a child of this process finds."""
+    """What a child of this process finds, of what the server opens for itself among other things."""
     here, there = context.Pipe()
-    port = os.readlink(f"/proc/self/fd/{listening.fileno()}")
-    child = context.Process(target=seen, args=(there, port))
-    child.start()
-    there.close()
+    output = ChildOutput()
+    with output:
+        port, *pipes = (os.readlink(f"/proc/self/fd/{number}") for number in (listening.fileno(), 1, 2))
+        child = context.Process(target=seen, args=(there, {port, *pipes}))
+        child.start()
+        there.close()
     found: dict[str, Any] = here.recv()
     child.join()
+    assert found.pop("kept") == dict.fromkeys(pipes, 1), "it has an end to write to of each pipe, and no port"
     return found
 
 
@@ -83,18 +88,17 @@ def test_child(listening: socket.socket) -> None:
         context = get_mp_context()
         assert context.get_start_method() == "fork"
         found = asked(context, listening)
-    assert found == {"wakeup": -1, "is_default": [True, True], "method": "spawn", "has_port": False}
+    assert found == {"wakeup": -1, "is_default": [True, True], "method": "spawn"}
     assert get_mp_context().get_start_method() == "spawn"
     assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     assert listening.getsockname()[1] > 0
 
 
 def test_other_forks_keep_theirs(listening: socket.socket) -> None:
-    """Outside of the block a fork is nobody's engine: only the port is closed."""
+    """Outside of the block a fork is nobody's engine: it only gives up what is the server's own."""
     found = asked(multiprocessing.get_context("fork"), listening)
     assert found["wakeup"] > 0
     assert found["is_default"] == [False, False]
-    assert not found["has_port"]
 
 
 def test_failed_start() -> None:

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cheaper tokens are the same tokens: texts and log-probabilities beside vLLM's own functions."""
 
+import re
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -119,8 +122,11 @@ def test_who_gets_chosen_tokens() -> None:
 
 def test_no_client_can_ask_for_them() -> None:
     """The name is another one in every process."""
-    params = SamplingParams(logprobs=0, extra_args={"chosen_tokens": True, "chosen_only": True})
-    assert type(processor(params)) is LogprobsProcessor
+    program = "from serving.engine import vllm_tokens; print(vllm_tokens._CHOSEN_ONLY)"
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    other = run.stdout.split()[-1]
+    assert re.fullmatch(r"chosen_tokens_[0-9a-f]{32}", other)
+    assert type(processor(SamplingParams(logprobs=0, extra_args={other: True}))) is LogprobsProcessor
 
 
 def test_the_plain_tokenizer_says_the_same() -> None:
