@@ -152,9 +152,19 @@ class Client(asyncio.Protocol):
 
 
 async def run(
-    port: int, route: str, num_clients: int, num_requests: int, num_tokens: int, num_words: int, stream: bool
+    port: int,
+    route: str,
+    num_clients: int,
+    num_requests: int,
+    num_tokens: int,
+    num_words: int,
+    stream: bool,
+    spread_s: float = 0.0,
 ) -> dict[str, Any]:
-    """What `num_clients` clients saw, each of which asks `num_requests` times in a row."""
+    """What `num_clients` clients saw, each of which asks `num_requests` times in a row.
+
+    They begin within `spread_s`, and so do not ask all at the same moment later on either.
+    """
     prompt = (WORDS * (num_words // 6 + 1)).rsplit(" ", 1)[0]
     body = json.dumps(ROUTES[route].body(prompt, num_tokens, stream)).encode()
     head = f"POST {ROUTES[route].path} HTTP/1.1\r\nhost: bench\r\ncontent-type: application/json\r\n"
@@ -164,6 +174,7 @@ async def run(
     began = time.perf_counter()
     for one in done:
         await loop.create_connection(lambda one=one: Client(request, num_requests, seen, one), "127.0.0.1", port)
+        await asyncio.sleep(spread_s / num_clients)
     await asyncio.gather(*done)
     seconds = time.perf_counter() - began
     made = num_clients * num_requests
@@ -198,8 +209,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--words", type=int, default=12, help="of the prompt")
     parser.add_argument("--stream", action="store_true")
+    parser.add_argument("--spread", type=float, default=0.0, help="seconds within which the clients begin")
     given = parser.parse_args()
-    seen = run(given.port, given.route, given.clients, given.requests, given.tokens, given.words, given.stream)
+    seen = run(
+        given.port, given.route, given.clients, given.requests, given.tokens, given.words, given.stream, given.spread
+    )
     print(json.dumps(uvloop.run(seen)))
 
 
