@@ -213,44 +213,51 @@ def table(kind: Kind, results: Mapping[str, Mapping[str, Any]], columns: Sequenc
 
 
 def report(record: Mapping[str, Any]) -> str:
-    """`results/serving.md`."""
+    """`results/serving.md`: a section for each kind of engine that was measured."""
     found = record["medians"]
-    real, paced = found["real"], found["paced"]
-    ready = {name: real[name]["ready_s"] for name in COMMANDS}
-    own = paced[OURS]["own_ms"]
-    start = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in real[OURS]["start"].items() if seconds >= 0.05)
-    streamed = ["cpu_us_per_token", "first_p50_ms", "gap_p50_ms", "gap_p99_ms"]
     lines = [
         "# Beside `vllm serve`",
         "",
         f"Made by `make bench` on {record['machine']}, commit {record['commit']}: medians of",
-        f"{record['rounds']} rounds, each a start of ours and one of vLLM's on the same flags. A field has ours /",
+        f"{record['rounds']} round(s), each a start of ours and one of vLLM's on the same flags. A field has ours /",
         "vLLM's = **ratio**. LMI's and TGI's routes stand beside `/v1/completions` with `logprobs=1`, which is the",
         "same work; `benchmarks/README.md` says how it is measured.",
         "",
-        "## A paced engine: what a token costs",
-        "",
-        *table(KINDS["paced"], paced, streamed),
-        "",
-        "Our own time per request on `/invocations`, 16 streams that begin by turns: p50 at most",
-        f"{own['p50']:.2f} ms, p99 at most {own['p99']:.2f} ms (edges of `lmi_request_overhead_seconds`). Memory of",
-        "the process that answers HTTP, after all of this:",
-        f"{paced[OURS]['memory_mib']:.0f} / {paced[UPSTREAM]['memory_mib']:.0f} MiB.",
-        "",
-        "## An instant engine: what the server can carry",
-        "",
-        *table(KINDS["instant"], found["instant"], ["tokens_per_s", "requests_per_s", "cpu_us_per_token"]),
-        "",
-        "## The real engine: the demo model with adapters, on the CPU",
-        "",
-        *table(KINDS["real"], real, ["tokens_per_s", "first_p50_ms", "gap_p50_ms"]),
-        "",
-        "Here the engine is the limit, and there is next to no difference to feel.",
-        "",
-        f"Time to ready: {ready[OURS]:.1f} / {ready[UPSTREAM]:.1f} s = **{ready[OURS] / ready[UPSTREAM]:.2f}**.",
-        f"Where ours goes, in seconds: {start}.",
-        "",
     ]
+    if (paced := found.get("paced")) is not None:
+        own = paced[OURS]["own_ms"]
+        lines += [
+            "## A paced engine: what a token costs",
+            "",
+            *table(KINDS["paced"], paced, ["cpu_us_per_token", "first_p50_ms", "gap_p50_ms", "gap_p99_ms"]),
+            "",
+            "Our own time per request on `/invocations`, 16 streams that begin by turns: p50 at most",
+            f"{own['p50']:.2f} ms, p99 at most {own['p99']:.2f} ms (edges of a histogram). Memory of the",
+            "process that answers HTTP, after all of this:",
+            f"{paced[OURS]['memory_mib']:.0f} / {paced[UPSTREAM]['memory_mib']:.0f} MiB.",
+            "",
+        ]
+    if (instant := found.get("instant")) is not None:
+        lines += [
+            "## An instant engine: what the server can carry",
+            "",
+            *table(KINDS["instant"], instant, ["tokens_per_s", "requests_per_s", "cpu_us_per_token"]),
+            "",
+        ]
+    if (real := found.get("real")) is not None:
+        ready = {name: real[name]["ready_s"] for name in COMMANDS}
+        start = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in real[OURS]["start"].items() if seconds >= 0.05)
+        lines += [
+            "## The real engine: the demo model with adapters, on the CPU",
+            "",
+            *table(KINDS["real"], real, ["tokens_per_s", "first_p50_ms", "gap_p50_ms"]),
+            "",
+            "Here the engine is the limit.",
+            "",
+            f"Time to ready: {ready[OURS]:.1f} / {ready[UPSTREAM]:.1f} s = **{ready[OURS] / ready[UPSTREAM]:.2f}**.",
+            f"Where ours goes, in seconds: {start}.",
+            "",
+        ]
     return "\n".join(lines)
 
 
@@ -268,10 +275,9 @@ def main() -> None:
                 print(f"round {number + 1}: {kind}, {name}: {json.dumps(runs[kind][name][-1])}", flush=True)
     found = {kind: {name: medians(runs[kind][name]) for name in COMMANDS} for kind in given.kinds}
     record = {"commit": commit(), "machine": machine(), "rounds": given.rounds, "medians": found, "runs": runs}
-    if set(given.kinds) == set(KINDS):
-        (RESULTS / "serving.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-        (RESULTS / "serving.md").write_text(report(record), encoding="utf-8")
-    print(json.dumps(found, indent=2))
+    (RESULTS / "serving.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (RESULTS / "serving.md").write_text(report(record), encoding="utf-8")
+    print(report(record))
 
 
 if __name__ == "__main__":
