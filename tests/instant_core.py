@@ -36,6 +36,8 @@ class InstantCore:
     """Stands for `AsyncMPClient`; every request gets one token per step until it has as many as it asked for."""
 
     engine_ranks_managed = (0,)
+    num_together = 1
+    """The first step waits for so many requests; how many steps there are does not depend on when each came, then."""
 
     def __init__(self) -> None:
         self.resources = type("Resources", (), {"engine_dead": False})()
@@ -60,7 +62,7 @@ class InstantCore:
     async def get_output_async(self) -> EngineCoreOutputs:
         for _ in range(_TURNS):
             await asyncio.sleep(0)
-        while not self._running:
+        while len(self._running) < self.num_together and not any(made for _, made in self._running.values()):
             self._has_work.clear()
             await self._has_work.wait()
         return EngineCoreOutputs(outputs=[self._step(*one) for one in list(self._running.values())])

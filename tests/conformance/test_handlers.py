@@ -78,7 +78,7 @@ async def test_client_that_leaves(case: Case, tmp_path: Path) -> None:
             aclosing(response.aiter_raw()) as chunks,
         ):
             assert [await anext(chunks) for _ in range(2)] == [b'{"t": "a"}\n'] * 2
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             while not all((tmp_path / name).exists() for name in ("ended", "finalized")):
                 await asyncio.sleep(0.02)
         await asyncio.sleep(0.2)
@@ -197,7 +197,7 @@ async def assert_free(server: CustomServer) -> None:
     ):
         began = time.monotonic()
         assert (await server.client.request(method, path, json=body)).status_code == 200
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 2
 
 
 @run("batch")

@@ -340,7 +340,7 @@ async def test_stream(tmp_path: Path, echo: EchoEngine, source: str, body: dict[
 async def test_stream_that_fails_at_once(tmp_path: Path, echo: EchoEngine, made: str) -> None:
     """G61, and a wrong type."""
     handler = default(echo, loaded(tmp_path, f"@output_formatter\ndef f(c): return {made}"))
-    response = await asyncio.wait_for(post(handler, echo, HI | {"stream": True}), 1)
+    response = await asyncio.wait_for(post(handler, echo, HI | {"stream": True}), 30)
     assert (response.status_code, response.headers["content-type"]) == (424, "application/json")
     assert response.json()["error"].startswith(FAILED.format("output") + "TypeError: f returned ")
     assert echo.num_in_flight == 0
@@ -390,15 +390,15 @@ seen = []
 
 
 async def test_blocking_formatters_do_not_stall(tmp_path: Path, echo: EchoEngine) -> None:
-    source = "import time\n@input_formatter\ndef f(p):\n    time.sleep(0.2)\n    return p\n"
-    source += "@output_formatter\ndef g(r):\n    time.sleep(0.2)\n    return {}\n"
+    source = "import time\n@input_formatter\ndef f(p):\n    time.sleep(1)\n    return p\n"
+    source += "@output_formatter\ndef g(r):\n    time.sleep(1)\n    return {}\n"
     task = asyncio.create_task(post(default(echo, loaded(tmp_path, source)), echo, HI))
     longest, before = 0.0, time.monotonic()
     while not task.done():
         await asyncio.sleep(0.001)
         longest, before = max(longest, time.monotonic() - before), time.monotonic()
     assert (await task).status_code == 200
-    assert longest < 0.15
+    assert longest < 0.8
 
 
 async def test_slow_formatter_of_chunks_moves_to_a_thread(

@@ -139,7 +139,7 @@ async def handle(inputs):
     )
     async with running(tmp_path, code) as supervisor:
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.2):
+            async with asyncio.timeout(0.5):
                 await call(supervisor)
         assert (await call(supervisor, state=1))["closed"] == 1
 
@@ -593,6 +593,6 @@ def handle(inputs):
     )
     async with running(tmp_path, code) as supervisor:
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(0.1):
+            async with asyncio.timeout(0.5):
                 await call(supervisor)
         await until(lambda: (tmp_path / "finalized").exists())
