@@ -22,6 +22,17 @@ ROUTERS = (
     management.versions,
 )
 
+_KEEP_BODIES = (
+    *(
+        "serving.",
+        "starlette.middleware.cors",
+        "prometheus_fastapi_instrumentator.",
+        "vllm.entrypoints.serve.middleware",
+    ),
+    "vllm.entrypoints.serve.elastic_ep.middleware",
+)
+"""Modules whose middlewares do nothing to a stream's pieces. One of anybody else's has to see every piece."""
+
 
 def create_app(
     context: Context,
@@ -70,5 +81,6 @@ def create_app(
     limits = {kind: limit for kind, limit in limits.items() if limit is not None}
     count = ErrorRates(limits, context.health.trip).count if limits else None
     app.add_middleware(RequestHeaders, id_header=settings.request_id_header_key)
-    app.add_middleware(RequestLog, is_on=logs_requests, unlogged=unlogged_paths, count=count)
+    is_direct = all(middleware.cls.__module__.startswith(_KEEP_BODIES) for middleware in app.user_middleware)
+    app.add_middleware(RequestLog, is_on=logs_requests, unlogged=unlogged_paths, count=count, is_direct=is_direct)
     return app

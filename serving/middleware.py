@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Pure ASGI middlewares for every route: request ids and LMI's response headers, the body limit, API keys.
 
-Put on the app by `app.py`. They see one message per write and build nothing per token.
+Put on the app by `app.py`. They see one message per write and build nothing per token, no coroutine either: what they
+call for a message hands on what `send` gives to await.
 """
 
 import asyncio
@@ -9,7 +10,7 @@ import hashlib
 import hmac
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 
@@ -59,7 +60,7 @@ class RequestHeaders:
         extra = {} if error_responses.family(scope) == "openai" else _LMI_HEADERS
         has_begun = False
 
-        async def with_headers(message: Message) -> None:
+        def with_headers(message: Message) -> Awaitable[None]:
             nonlocal has_begun
             if message["type"] == "http.response.start":
                 has_begun = True
@@ -69,7 +70,7 @@ class RequestHeaders:
                     headers.setdefault("retry-after", _RETRY_AFTER_S)
                 for name, value in extra.items():
                     headers.setdefault(name, value)
-            await send(message)
+            return send(message)
 
         try:
             await self._app(scope, receive, with_headers)

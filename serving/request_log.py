@@ -6,7 +6,7 @@ Lines have ids, times and counts, never a payload. Probes and scrapers are told 
 
 import logging
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from serving import error_responses, metrics, request_record
 from serving.metrics import PROBES
 from serving.request_record import RequestRecord
+from serving.routers.streaming import DIRECT_SEND
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class RequestLog:
         is_on: whether lines are written; what is counted is counted anyway.
         unlogged: paths that have no line.
         count: is told the status of every answer of LMI's and TGI's routes.
+        is_direct: nothing between here and the routes changes what is written, nor needs to see all of it.
     """
 
     def __init__(
@@ -44,17 +46,21 @@ class RequestLog:
         is_on: bool = True,
         unlogged: Collection[str] = (),
         count: Callable[[int], None] | None = None,
+        is_direct: bool = False,
     ):
         self._app = app
         self._is_on = is_on
         self._unlogged = frozenset(unlogged)
         self._count = count
+        self._is_direct = is_direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102 - ASGI's own contract
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         record = request_record.begin(scope["headers"])
+        if self._is_direct:
+            scope[DIRECT_SEND] = send
         is_complete = False
 
         async def receiving() -> Message:
@@ -65,7 +71,7 @@ class RequestLog:
                 record.read()
             return message
 
-        async def sending(message: Message) -> None:
+        def sending(message: Message) -> Awaitable[None]:
             nonlocal is_complete
             record.written()
             if message["type"] == "http.response.start":
@@ -76,7 +82,7 @@ class RequestLog:
                     headers[_TOOLS] = record.tools
             elif not message.get("more_body", False):
                 is_complete = True
-            await send(message)
+            return send(message)
 
         try:
             await self._app(scope, receiving, sending)

@@ -20,8 +20,10 @@ from vllm.v1.engine import (
 )
 from vllm.v1.engine.core_client import EngineCoreClient
 from vllm.v1.engine.logprobs import LogprobsProcessor
+from vllm.v1.engine.output_processor import RequestState
 from vllm.v1.metrics.stats import PrefillStats
 from vllm.v1.outputs import LogprobsLists
+from vllm.v1.serial_utils import MsgpackDecoder
 
 FIRST_ID = 300
 NUM_IDS = 256
@@ -40,6 +42,7 @@ class InstantCore:
     """The first step waits for so many requests; how many steps there are does not depend on when each came, then."""
 
     def __init__(self) -> None:
+        self.decoder = MsgpackDecoder(EngineCoreOutputs)
         self.resources = type("Resources", (), {"engine_dead": False})()
         self._running: dict[str, tuple[EngineCoreRequest, int]] = {}
         self._has_work = asyncio.Event()
@@ -50,6 +53,7 @@ class InstantCore:
         monkeypatch.setattr(EngineCoreClient, "make_async_mp_client", staticmethod(lambda **_: cls()))
         monkeypatch.setattr(logprobs, "convert_ids_list_to_tokens", convert_ids_list_to_tokens)
         monkeypatch.setattr(output_processor, "LogprobsProcessor", LogprobsProcessor)
+        monkeypatch.setattr(output_processor, "RequestState", RequestState)
 
     async def add_request_async(self, request: EngineCoreRequest) -> None:
         self._running[request.request_id] = (request, 0)

@@ -36,31 +36,35 @@ def chunk(
         stop_ids: tokens that the request itself stops at.
         vocabulary: names the first prompt token, of which vLLM gives the id alone, and tells special tokens.
     """
-    made = GenerationChunk(
-        index=choice.index,
-        text=choice.text,
-        tokens=[],
-        num_tokens=len(choice.token_ids),
-        finish_reason=choice.finish_reason,
-        stop_reason=_stop_reason(choice.stop_reason, vocabulary, stop_ids),
-        num_prompt_tokens=len(output.prompt_token_ids or ()),
-        cumulative_logprob=choice.cumulative_logprob,
-    )
+    top_tokens: list[list[Token]] = []
+    tokens: list[Token] = []
     if choice.logprobs and type(choice.logprobs[0]) is Token:
-        made.tokens = choice.logprobs
+        tokens = choice.logprobs
     elif choice.logprobs:
         # A beam that ended with the end token has a log-probability for it, too.
         for token_id, ranked in zip(choice.token_ids, choice.logprobs, strict=False):
-            made.tokens.append(_token(token_id, ranked, vocabulary))
+            tokens.append(_token(token_id, ranked, vocabulary))
             if num_top_tokens:
-                made.top_tokens.append(_top(token_id, ranked, num_top_tokens, vocabulary))
+                top_tokens.append(_top(token_id, ranked, num_top_tokens, vocabulary))
+    made = GenerationChunk(
+        index=choice.index,
+        text=choice.text,
+        tokens=tokens,
+        num_tokens=len(choice.token_ids),
+        finish_reason=choice.finish_reason,
+        stop_reason=stop_reason(choice.stop_reason, vocabulary, stop_ids),
+        num_prompt_tokens=len(output.prompt_token_ids or ()),
+        cumulative_logprob=choice.cumulative_logprob,
+        top_tokens=top_tokens or (),
+    )
     if output.prompt_logprobs and output.prompt_token_ids:
         pairs = zip(output.prompt_token_ids, output.prompt_logprobs, strict=True)
         made.prompt_tokens = [_token(token_id, ranked, vocabulary) for token_id, ranked in pairs]
     return made
 
 
-def _stop_reason(reason: str | int | None, vocabulary: Vocabulary, stop_ids: Container[int]) -> str | int | None:
+def stop_reason(reason: str | int | None, vocabulary: Vocabulary, stop_ids: Container[int]) -> str | int | None:
+    """What the request itself stopped at, of what vLLM says: the end of the answer is no such thing."""
     return None if isinstance(reason, int) and reason in vocabulary.end_ids and reason not in stop_ids else reason
 
 

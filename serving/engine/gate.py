@@ -205,13 +205,14 @@ class Outputs:
         return output
 
     def _note(self, record: RequestRecord, output: Any, is_first: bool) -> None:
-        """What the log tells of an output; vLLM's routes ask for what is new in it, or for one whole output."""
+        """What the log tells of an output, one of ours (`vllm_steps.py`) or vLLM's: what is new in it, or the whole."""
         if is_first:
             stats = getattr(output, "metrics", None)
             queue_s = stats.scheduled_ts - stats.queued_ts if stats is not None else None
             record.first_output(len(output.prompt_token_ids or ()), queue_s)
-        choices = output.outputs
-        if type(choices) is list:
+        if (chunk := getattr(output, "chunk", None)) is not None:
+            record.num_tokens += chunk.num_tokens
+        elif type(choices := output.outputs) is list:
             for choice in choices:
                 record.num_tokens += len(choice.token_ids)
 

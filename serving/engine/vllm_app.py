@@ -6,6 +6,7 @@ few places (`tests/unit/engine/test_vllm_symbols.py` touches each).
 """
 
 import dataclasses
+import gc
 import logging
 import os
 from argparse import Namespace
@@ -40,6 +41,10 @@ from vllm.utils.system_utils import set_ulimit
 from serving.engine import vllm_tools, vllm_words
 
 __all__ = ["attach", "build_state", "lifespan", "parse_arguments", "serve_parser", "split_arguments", "uvicorn_options"]
+
+
+_YOUNG_OBJECTS = 10_000
+"""More than so many new ones make Python look for cycles among them; its own number, 700, is for small programs."""
 
 
 class _Parser(FlexibleArgumentParser):
@@ -142,6 +147,8 @@ async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
     # vLLM looks variables up for each token; its engine processes stop doing so in the same way, once they run.
     envs.enable_envs_cache()
     async with server_utils.lifespan(app):
+        # Nearly all that a token leaves behind is free at once; looking for the rest so often finds nothing.
+        gc.set_threshold(_YOUNG_OBJECTS, *gc.get_threshold()[1:])
         yield
 
 

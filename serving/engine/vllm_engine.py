@@ -24,20 +24,21 @@ from vllm.entrypoints.pooling.embed.protocol import EmbeddingCompletionRequest
 from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 from vllm.exceptions import GracefulHTTPError
-from vllm.outputs import RequestOutput
+from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import BeamSearchParams, SamplingParams
 from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from serving.config.limits import Limits
-from serving.engine import vllm_app, vllm_fork, vllm_loras, vllm_tokens
+from serving.engine import vllm_app, vllm_fork, vllm_loras, vllm_prompts, vllm_steps, vllm_wire
 from serving.engine.base import ModelFacts
 from serving.engine.child_output import ChildOutput
-from serving.engine.chunks import Vocabulary, chunk
+from serving.engine.chunks import Vocabulary, chunk, stop_reason
 from serving.engine.gate import EngineGate, Outputs
 from serving.engine.start_failure import start_failure
 from serving.engine.vllm_errors import odd_values, refuse, request_errors, vllm_errors
 from serving.engine.vllm_loras import VllmLoras
+from serving.engine.vllm_steps import Step
 from serving.errors import EngineError, PayloadError, RequestTimeout
 from serving.ledger import Ledger
 from serving.schemas.generation import EmbeddingRequest, GenerationChunk, GenerationRequest, OpenAIRequest
@@ -96,7 +97,9 @@ class VllmEngine:
             self.loras = VllmLoras(self.state.openai_serving_models, self._client, self.gate)
             if "generate" in self.tasks:
                 self._vocabulary = self._read_vocabulary()
-                vllm_tokens.make_cheaper(self.tokenizer, self._vocabulary)
+                vllm_prompts.make_quicker(self._client.renderer)
+                vllm_steps.make_cheaper(self.tokenizer, self._vocabulary)
+                vllm_wire.make_cheaper(self._client.engine_core.decoder)
                 with self._ledger.phase("warm-up"):
                     await self._warm_up()
             # From here on: the first request compiles a helper, which no client should have to be quick for.
@@ -156,9 +159,15 @@ class VllmEngine:
         with vllm_errors():
             async with aclosing(submitted) as outputs:
                 async for output in outputs:
+                    if type(output) is Step:
+                        made = output.chunk
+                        if made.finish_reason is not None:
+                            _check(made)
+                            made.stop_reason = stop_reason(made.stop_reason, self._vocabulary, stop_ids)
+                        yield made
+                        continue
                     for choice in output.outputs:
-                        if choice.finish_reason == "error":
-                            raise EngineError("the engine failed on this request")
+                        _check(choice)
                         yield chunk(output, choice, request.num_top_tokens, self._vocabulary, stop_ids)
 
     async def embed(self, request: EmbeddingRequest) -> list[list[float]]:
@@ -229,7 +238,7 @@ class VllmEngine:
         if isinstance(params, BeamSearchParams):
             return self._within_limit(serving.beam_search(inputs[0], request_id, params, lora_request))
         if not request.num_top_tokens:
-            vllm_tokens.chosen_only(params)
+            vllm_steps.chosen_only(params)
         return self.gate.generate(inputs[0], params, request_id, lora_request=lora_request, priority=body.priority)
 
     async def _within_limit(self, outputs: AsyncGenerator[RequestOutput]) -> AsyncGenerator[RequestOutput]:
@@ -272,6 +281,11 @@ class VllmEngine:
                     pass
         except PayloadError as error:
             logger.info("no warm-up: %s", error)
+
+
+def _check(choice: GenerationChunk | CompletionOutput) -> None:
+    if choice.finish_reason == "error":
+        raise EngineError("the engine failed on this request")
 
 
 def completion_request(request: GenerationRequest, limit: int) -> CompletionRequest:

@@ -3,24 +3,20 @@
 
 vLLM decodes every id of every step anew, through a pool of tokenizers, and makes objects for the alternatives; here a
 text is decoded once, and a request that shows the chosen tokens alone gets just those (docs/decisions/0016). Put in
-place by `vllm_engine.py`; knows nothing of requests beyond their sampling parameters.
+place by `vllm_steps.py`; knows nothing of requests.
 """
 
-import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from vllm.sampling_params import SamplingParams
 from vllm.tokenizers.detokenizer_utils import convert_ids_list_to_tokens
-from vllm.v1.engine import EngineCoreRequest, logprobs, output_processor
+from vllm.v1.engine import logprobs
 from vllm.v1.engine.logprobs import LogprobsProcessor
 from vllm.v1.outputs import LogprobsLists
 
 from serving.engine.chunks import Vocabulary
 from serving.schemas.generation import Token
 
-_CHOSEN_ONLY = f"chosen_tokens_{uuid.uuid4().hex}"
-"""Of a request's `extra_args`, where clients may put what they like: its log-probabilities are wanted as `Token`s."""
 _NUM_BEFORE = 4
 """No character has more bytes, so no more tokens can hold parts of one."""
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
@@ -69,8 +65,8 @@ class ChosenTokens(LogprobsProcessor):
             made.append(Token(token_id, text, logprob, token_id in special_ids))
 
 
-def make_cheaper(tokenizer: Any, vocabulary: Vocabulary) -> None:
-    """Puts the above in place of vLLM's functions, for the engine of this process.
+def keep_texts(tokenizer: Any, vocabulary: Vocabulary) -> None:
+    """Has vLLM, and `ChosenTokens`, decode each token of the vocabulary by itself once.
 
     Args:
         tokenizer: the model's, as vLLM's output processor has it.
@@ -79,21 +75,3 @@ def make_cheaper(tokenizer: Any, vocabulary: Vocabulary) -> None:
     texts = TokenTexts(tokenizer)
     logprobs.convert_ids_list_to_tokens = texts.of
     ChosenTokens.texts, ChosenTokens.vocabulary = texts, vocabulary
-    output_processor.LogprobsProcessor = _Choice
-
-
-def chosen_only(params: SamplingParams) -> None:
-    """Has the outputs of a request carry `Token`s where vLLM has log-probabilities of each alternative."""
-    if params.logprobs is not None and params.prompt_logprobs is None:
-        params.extra_args = {**(params.extra_args or {}), _CHOSEN_ONLY: True}
-
-
-class _Choice:
-    """Stands for vLLM's class, of which one classmethod is called."""
-
-    @staticmethod
-    def from_new_request(tokenizer: Any, request: EngineCoreRequest) -> LogprobsProcessor:
-        params = request.sampling_params
-        is_chosen = params is not None and _CHOSEN_ONLY in (params.extra_args or ())
-        kind = ChosenTokens if is_chosen and tokenizer is ChosenTokens.texts.tokenizer else LogprobsProcessor
-        return kind.from_new_request(tokenizer=tokenizer, request=request)

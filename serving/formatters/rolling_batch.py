@@ -41,8 +41,8 @@ class RollingBatchStream:
         self._before, self._behind = (b"data: ", b"\n\n") if framing == "events" else (b"", b"\n")
         self._texts: list[str] = []
         self._num_tokens = 0
-        self._prompt_tokens: list[Token] = []
-        self._top_tokens: list[list[Token]] = []
+        self._prompt_tokens: Sequence[Token] = ()
+        self._top_tokens: list[Sequence[Token]] = []
 
     def step(self, chunk: GenerationChunk) -> bytes:
         """One object per new token; the last one carries the whole text and the details."""

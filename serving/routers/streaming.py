@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a request for as long as its client is there, and writes the answer. Used by every inference route.
 
-Work and stream each run beside a task that waits for the client to leave; when it does they are cancelled, which aborts
-the request in the engine.
+Beside work and stream runs a task that waits for the client to leave; when it does they are cancelled, which aborts the
+request in the engine.
 """
 
 import asyncio
@@ -21,6 +21,9 @@ from serving.errors import ServingError
 logger = logging.getLogger(__name__)
 
 _T = TypeVar("_T")
+
+DIRECT_SEND = "lmi.send"
+"""Of a scope: what writes to the client past everything in between, for the pieces of a stream but its ends."""
 
 
 async def answer(handler: Handler, request: Request) -> Response:
@@ -106,36 +109,52 @@ class _Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await _while_connected(self._write(send), receive)
+            await _while_connected(self._write(scope, send), receive)
         finally:
             await self._items.aclose()
 
-    async def _write(self, send: Send) -> None:
+    async def _write(self, scope: Scope, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self._first, "more_body": True})
+        # A task of its own: else each item would wake all that was called on the way here.
+        await asyncio.ensure_future(self._write_rest(scope.get(DIRECT_SEND, send)))
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _write_rest(self, send: Send) -> None:
         try:
-            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": self._first, "more_body": True})
             async for item in self._items:
                 await send({"type": "http.response.body", "body": item, "more_body": True})
         except Exception as error:
             line = error_responses.last_line(_ours(error, self._request_id), self._framing)
             await send({"type": "http.response.body", "body": line, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _while_connected(work: Coroutine[Any, Any, _T], receive: Receive) -> tuple[bool, _T | None]:
-    """Whether `work` came to its end before the client left, and its result; cancels it otherwise."""
-    task = asyncio.ensure_future(work)
-    left = asyncio.ensure_future(_disconnected(receive))
-    try:
-        await asyncio.wait((task, left), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return True, task.result()
-        return False, None
-    finally:
-        left.cancel()
-        if not task.done():
+    """Whether `work` came to its end before the client left, and its result; cancels it otherwise.
+
+    The work runs in this task, so that its end need not wait for the event loop to come round.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    is_over = has_left = False
+
+    def leave(_: asyncio.Future[None]) -> None:
+        nonlocal has_left
+        if not is_over:
+            has_left = True
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+
+    left = asyncio.ensure_future(_disconnected(receive))
+    left.add_done_callback(leave)
+    try:
+        return True, await work
+    except asyncio.CancelledError:
+        if has_left and task.uncancel() == 0:
+            return False, None
+        raise
+    finally:
+        is_over = True
+        left.cancel()
 
 
 def _ours(error: Exception, request_id: str) -> ServingError:

@@ -2,7 +2,7 @@
 """The neutral types between payload schemas, handlers, engine and formatters. They know no HTTP and no vLLM."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 
@@ -122,12 +122,12 @@ class GenerationChunk:
         text: new text; may lag behind the tokens while a stop string or a character is incomplete.
         tokens: new tokens; empty unless log-probabilities were asked for.
         num_tokens: how many tokens are new.
+        cumulative_logprob: of all tokens of the choice so far; None unless log-probabilities were asked for.
         top_tokens: per new token the most likely ones, the chosen one first; empty unless more than one was asked for.
         finish_reason: `length`, `stop`, `abort`, ... on the last chunk, else None.
         stop_reason: the stop string or stop token id that ended it, if one did.
         num_prompt_tokens: length of the prompt.
         prompt_tokens: the prompt's tokens, the first without log-probability; empty unless asked for.
-        cumulative_logprob: of all tokens of the choice so far; None unless log-probabilities were asked for.
     """
 
     index: int
@@ -137,6 +137,6 @@ class GenerationChunk:
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     num_prompt_tokens: int = 0
-    top_tokens: list[list[Token]] = field(default_factory=list)
-    prompt_tokens: list[Token] = field(default_factory=list)
     cumulative_logprob: float | None = None
+    top_tokens: Sequence[Sequence[Token]] = ()
+    prompt_tokens: Sequence[Token] = ()

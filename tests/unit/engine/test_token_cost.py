@@ -33,7 +33,7 @@ pytestmark = pytest.mark.vllm
 NUM_STREAMS = 32
 FEW, MANY = 4, 20
 """Tokens per stream; the difference of the two costs is that of the tokens alone."""
-MOST_FOR_LMI = 0.6
+MOST_FOR_LMI = 0.5
 """Of what `/v1/completions` with log-probabilities takes upstream."""
 MOST_FOR_UPSTREAMS = 1.08
 """Of what the same route takes upstream: the price of the gate and of the log."""

@@ -20,7 +20,7 @@ from vllm.v1.engine.logprobs import LogprobsProcessor
 from vllm.v1.outputs import LogprobsLists
 
 from serving import demo
-from serving.engine import vllm_tokens
+from serving.engine import vllm_steps, vllm_tokens
 from serving.engine.chunks import Vocabulary
 from serving.engine.vllm_tokens import TokenTexts
 
@@ -38,7 +38,7 @@ CHARACTERS = TOKENIZER.encode(
 def cheaper(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logprobs, "convert_ids_list_to_tokens", convert_ids_list_to_tokens)
     monkeypatch.setattr(output_processor, "LogprobsProcessor", LogprobsProcessor)
-    vllm_tokens.make_cheaper(TOKENIZER, VOCABULARY)
+    vllm_steps.make_cheaper(TOKENIZER, VOCABULARY)
 
 
 def processor(params: SamplingParams, tokenizer: Any = TOKENIZER) -> LogprobsProcessor:
@@ -81,7 +81,7 @@ def test_chosen_tokens(steps: list[list[int]], data: st.DataObject) -> None:
     """Any tokens in any steps: what vLLM's own collector says of the chosen ones, characters in parts included."""
     params = SamplingParams(logprobs=1)
     plain = processor(params)
-    vllm_tokens.chosen_only(params)
+    vllm_steps.chosen_only(params)
     cheap = processor(params)
     for ids in steps:
         values = data.draw(st.lists(st.floats(-50, 0, width=32), min_size=len(ids), max_size=len(ids)))
@@ -103,17 +103,17 @@ def test_chosen_tokens(steps: list[list[int]], data: st.DataObject) -> None:
 
 @pytest.mark.parametrize(
     "params",
-    [SamplingParams(), SamplingParams(logprobs=0, prompt_logprobs=1)],
-    ids=["no log-probabilities", "those of the prompt, too"],
+    [SamplingParams(logprobs=0, prompt_logprobs=1), SamplingParams(logprobs=0, stream_interval=2)],
+    ids=["log-probabilities of the prompt", "several steps in one"],
 )
 def test_who_gets_vllms(params: SamplingParams) -> None:
-    vllm_tokens.chosen_only(params)
+    vllm_steps.chosen_only(params)
     assert type(processor(params)) is LogprobsProcessor
 
 
 def test_who_gets_chosen_tokens() -> None:
     params = SamplingParams(logprobs=0, extra_args={"a": 1})
-    vllm_tokens.chosen_only(params)
+    vllm_steps.chosen_only(params)
     assert params.extra_args is not None
     assert params.extra_args["a"] == 1
     assert isinstance(processor(params), vllm_tokens.ChosenTokens)
@@ -122,7 +122,7 @@ def test_who_gets_chosen_tokens() -> None:
 
 def test_no_client_can_ask_for_them() -> None:
     """The name is another one in every process."""
-    program = "from serving.engine import vllm_tokens; print(vllm_tokens._CHOSEN_ONLY)"
+    program = "from serving.engine import vllm_steps; print(vllm_steps._CHOSEN_ONLY)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     other = run.stdout.split()[-1]
     assert re.fullmatch(r"chosen_tokens_[0-9a-f]{32}", other)

@@ -8,8 +8,13 @@ import logging
 import httpx
 import pytest
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.app import create_app
+from serving.config.options import ServerSettings
 from serving.errors import EngineDead, EngineOverloaded, PayloadError, ServingError
+from serving.request_log import RequestLog
+from tests.conftest import context_of
 from tests.fakes import FakeEngine
 from tests.unit.asgi import TIMEOUT_S, Exchange, invocation
 
@@ -31,6 +36,49 @@ async def test_one_message_per_engine_step(app: FastAPI, engine: FakeEngine) -> 
     assert [body.count(b'"token"') for body in exchange.bodies] == [3, 3, 1, 0]
     assert exchange.bodies[-1] == b""
     assert exchange.is_complete
+
+
+class Shouting:
+    """A middleware of the user's, which changes every piece."""
+
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def shout(message: Message) -> None:
+            await send({**message, "body": message["body"].upper()} if "body" in message else message)
+
+        await self._app(scope, receive, shout)
+
+
+@pytest.mark.parametrize("has_others", [False, True])
+async def test_pieces_pass_middlewares_that_have_to_see_them(engine: FakeEngine, has_others: bool) -> None:
+    """Ours have not; they see the ends of a stream, and its log line has the status and the tokens as ever."""
+    app = create_app(
+        context_of(engine),
+        ServerSettings(),
+        attach=lambda app: app.add_middleware(Shouting) if has_others else None,
+    )
+    (log,) = [one for one in app.user_middleware if one.cls is RequestLog]
+    assert log.kwargs["is_direct"] is not has_others
+    exchange = await invocation(app, max_new_tokens=3).run()
+    assert exchange.is_complete
+    assert len(exchange.bodies) == 4
+    assert all((b"TOKEN" in body) is has_others for body in exchange.bodies[:-1])
+
+
+async def test_client_leaves_as_the_answer_is_done(app: FastAPI, engine: FakeEngine) -> None:
+    """Whichever is seen first, nothing is left running and nobody else is cancelled."""
+    for turns in range(40):
+        exchange = invocation(app, stream=bool(turns % 2), max_new_tokens=1)
+        task = asyncio.create_task(exchange.run())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        exchange.leave()
+        async with asyncio.timeout(TIMEOUT_S):
+            await task
+        assert task.cancelling() == 0
+        assert engine.num_in_flight == 0
 
 
 async def test_answer_without_stream_is_one_message_with_its_length(app: FastAPI) -> None:
