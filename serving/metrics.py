@@ -18,7 +18,7 @@ REQUEST_OVERHEAD_SECONDS = Histogram(
     "lmi_request_overhead_seconds",
     "The server's own time per request: from its body to the engine, and from the first output to the client.",
     ["family"],
-    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1),
+    buckets=(0.00025, 0.0005, 0.001, 0.0015, 0.002, 0.003, 0.004, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.5, 1),
 )
 REQUESTS_REFUSED = Counter("lmi_requests_refused", "Requests for the engine that there was no room for.")
 REQUESTS_IN_FLIGHT = Gauge("lmi_requests_in_flight", "Requests that are under way in the engine or a custom handler.")

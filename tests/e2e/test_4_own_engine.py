@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Handlers that own a `vllm.LLM`: LMI's guide's, character for character, and ours. The server starts no engine.
+"""A handler that owns a `vllm.LLM`: LMI's guide's, character for character. The server starts no engine.
 
-Its management routes are at an address of their own.
+Its management routes are at an address of their own. `tests/long/test_own_engine.py` has our example.
 """
 
 import os
@@ -9,6 +9,8 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import psutil
@@ -21,17 +23,22 @@ from tests.processes import left_after
 
 pytestmark = pytest.mark.engine
 QUESTION = "What is LoRA?"
-HANDLERS = {"guide": ROOT / "tests/e2e/data/lmi_guide_handler.py", "own_engine": ROOT / "examples/own_engine/model.py"}
+HANDLER = ROOT / "tests/e2e/data/lmi_guide_handler.py"
 
 
-@pytest.fixture(scope="module", params=list(HANDLERS))
-def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LmiProcess]:
-    """The demo model with one of the handlers beside it; a server told nothing but the directory."""
-    directory = tmp_path_factory.mktemp("models") / request.param
+@contextmanager
+def serving_with(handler: Path, directory: Path) -> Iterator[LmiProcess]:
+    """The demo model in `directory` with the handler beside it; a server told nothing but the directory."""
     shutil.copytree(demo.MODEL_DIR, directory, ignore=shutil.ignore_patterns("serving.properties", "adapters"))
-    shutil.copy(HANDLERS[request.param], directory / "model.py")
+    shutil.copy(handler, directory / "model.py")
     env = {"SERVING_MANAGEMENT_ADDRESS": "http://127.0.0.1:0"}
     with LmiProcess([str(directory), "--port", "0"], env) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LmiProcess]:
+    with serving_with(HANDLER, tmp_path_factory.mktemp("models") / "guide") as process:
         yield process
 
 
@@ -43,13 +50,10 @@ def test_answers_with_its_own_engine(served: LmiProcess) -> None:
     assert answer.headers["content-type"] == "application/json"
     assert "x-custom-handler-fallback" not in answer.headers
     # The guide's start-up call generates from an empty prompt, which vLLM refuses; that is no reason to give it up.
-    is_guide = "guide" in httpx.get(f"{served.url}/ping").json()
-    assert any("the handler's start-up call failed: " in line for line in served.output) == is_guide
-    if is_guide:  # which samples
-        assert list(answer.json()) == ["generated_text"]
-        assert "model" in answer.json()["generated_text"]
-    else:
-        assert answer.json() == {"generated_text": demo.answers(None)[QUESTION], "handler": "own_engine"}
+    assert any("the handler's start-up call failed: " in line for line in served.output)
+    # It samples.
+    assert list(answer.json()) == ["generated_text"]
+    assert "model" in answer.json()["generated_text"]
 
 
 def test_other_routes_without_an_engine(served: LmiProcess) -> None:
@@ -73,6 +77,10 @@ def test_management_at_its_own_address(served: LmiProcess) -> None:
 
 
 def test_nothing_is_left(served: LmiProcess) -> None:
+    assert_nothing_is_left(served)
+
+
+def assert_nothing_is_left(served: LmiProcess) -> None:
     """The engine that the handler started ends with the server."""
     below = psutil.Process(served.process.pid).children(recursive=True)
     assert [one for one in below if any("EngineCore" in word for word in one.cmdline())]

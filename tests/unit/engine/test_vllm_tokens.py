@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cheaper tokens are the same tokens: texts and log-probabilities beside vLLM's own functions."""
 
+import importlib.util
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -121,12 +120,15 @@ def test_who_gets_chosen_tokens() -> None:
 
 
 def test_no_client_can_ask_for_them() -> None:
-    """The name is another one in every process."""
-    program = "from serving.engine import vllm_steps; print(vllm_steps._CHOSEN_ONLY)"
-    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    other = run.stdout.split()[-1]
-    assert re.fullmatch(r"chosen_tokens_[0-9a-f]{32}", other)
-    assert type(processor(SamplingParams(logprobs=0, extra_args={other: True}))) is LogprobsProcessor
+    """The name is another one in every process, as it is each time that the module is loaded."""
+    spec = importlib.util.spec_from_file_location("steps_elsewhere", vllm_steps.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    elsewhere = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(elsewhere)
+    assert re.fullmatch(r"chosen_tokens_[0-9a-f]{32}", elsewhere._CHOSEN_ONLY)
+    asked = SamplingParams(logprobs=0, extra_args={elsewhere._CHOSEN_ONLY: True})
+    assert type(processor(asked)) is LogprobsProcessor
 
 
 def test_the_plain_tokenizer_says_the_same() -> None:
