@@ -60,8 +60,16 @@ class TgiStream:
     def step(self, chunk: GenerationChunk) -> bytes:
         """One event per new token; the last one carries the whole text and the details."""
         self._texts.append(chunk.text)
+        text, details = "null", "null"
+        if len(chunk.tokens) == 1 and chunk.finish_reason is None and not self._request.top_n_tokens:  # nearly always
+            (token,) = chunk.tokens
+            self._num_tokens += 1
+            piece = encode_basestring(token.text if token.is_special else chunk.text)
+            special = "true" if token.is_special else "false"
+            shown = (self._num_tokens, token.id, piece, number(token.logprob), special)
+            return (_EVENT % (*shown, "", text, details)).encode()
         tokens = tokens_to_show(chunk)
-        last, text, details = len(tokens) - 1, "null", "null"
+        last = len(tokens) - 1
         events = []
         for position, (token, piece) in enumerate(zip(tokens, _texts(chunk.text, tokens), strict=True)):
             self._num_tokens += token.id >= 0
