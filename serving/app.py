@@ -23,15 +23,16 @@ ROUTERS = (
 )
 
 _KEEP_BODIES = (
-    *(
-        "serving.",
-        "starlette.middleware.cors",
-        "prometheus_fastapi_instrumentator.",
-        "vllm.entrypoints.serve.middleware",
-    ),
+    "serving.",
+    "starlette.middleware.cors",
+    "prometheus_fastapi_instrumentator.",
+    "vllm.entrypoints.serve.middleware",
     "vllm.entrypoints.serve.elastic_ep.middleware",
 )
 """Modules whose middlewares do nothing to a stream's pieces. One of anybody else's has to see every piece."""
+
+_ASKED_MOST = frozenset({"/invocations", "/v1/chat/completions", "/v1/completions"})
+"""Paths that are looked up first. A route is found by trying one after the other, twice per request."""
 
 
 def create_app(
@@ -66,6 +67,7 @@ def create_app(
     app.router.routes[:] = [route for route in app.routes if getattr(route, "path", None) not in upstream_paths]
     if attach is not None:
         attach(app)
+    app.router.routes.sort(key=lambda route: getattr(route, "path", None) not in _ASKED_MOST)
     error_responses.register(app)
     managing = (*management.router.routes, *adapters.router.routes, *management.versions.routes)
     app.add_middleware(
