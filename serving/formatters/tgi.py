@@ -64,10 +64,9 @@ class TgiStream:
         if len(chunk.tokens) == 1 and chunk.finish_reason is None and not self._request.top_n_tokens:  # nearly always
             (token,) = chunk.tokens
             self._num_tokens += 1
-            piece = encode_basestring(token.text if token.is_special else chunk.text)
-            special = "true" if token.is_special else "false"
-            shown = (self._num_tokens, token.id, piece, number(token.logprob), special)
-            return (_EVENT % (*shown, "", text, details)).encode()
+            piece, special = (token.text, "true") if token.is_special else (chunk.text, "false")
+            only = (self._num_tokens, token.id, encode_basestring(piece), number(token.logprob), special, "")
+            return (_EVENT % (*only, text, details)).encode()
         tokens = tokens_to_show(chunk)
         last = len(tokens) - 1
         events = []
