@@ -82,7 +82,7 @@ class _StepsState(RequestState):
 
 def chosen_only(params: SamplingParams) -> None:
     """Has the outputs of a request carry our chunk (of one choice) or at least our `Token`s (of several)."""
-    if params.prompt_logprobs is None and not (params.stream_interval or 1) > 1:
+    if params.prompt_logprobs is None and (params.stream_interval or 1) == 1:
         params.extra_args = {**(params.extra_args or {}), _CHOSEN_ONLY: True}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from msgspec import msgpack
-from vllm.v1.serial_utils import CUSTOM_TYPE_RAW_VIEW, MsgpackDecoder
+from vllm.v1.serial_utils import MsgpackDecoder
 
 
 def make_cheaper(decoder: MsgpackDecoder) -> None:
@@ -30,7 +30,4 @@ def make_cheaper(decoder: MsgpackDecoder) -> None:
             content = decoder.aux_buffers[content]
         return np.ndarray(shape, dtype, content)
 
-    def bytes_of(code: int, data: memoryview) -> Any:
-        return data if code == CUSTOM_TYPE_RAW_VIEW else decoder.ext_hook(code, data)
-
-    decoder.decoder = msgpack.Decoder(types, ext_hook=bytes_of, dec_hook=array)
+    decoder.decoder = msgpack.Decoder(types, ext_hook=decoder.ext_hook, dec_hook=array)

@@ -60,24 +60,24 @@ class TgiStream:
     def step(self, chunk: GenerationChunk) -> bytes:
         """One event per new token; the last one carries the whole text and the details."""
         self._texts.append(chunk.text)
-        text, details = "null", "null"
         if len(chunk.tokens) == 1 and chunk.finish_reason is None and not self._request.top_n_tokens:  # nearly always
             (token,) = chunk.tokens
             self._num_tokens += 1
-            piece, special = (token.text, "true") if token.is_special else (chunk.text, "false")
-            only = (self._num_tokens, token.id, encode_basestring(piece), number(token.logprob), special, "")
-            return (_EVENT % (*only, text, details)).encode()
+            return self._event(token, token.text if token.is_special else chunk.text).encode()
         tokens = tokens_to_show(chunk)
-        last = len(tokens) - 1
+        last, text, details = len(tokens) - 1, "null", "null"
         events = []
         for position, (token, piece) in enumerate(zip(tokens, _texts(chunk.text, tokens), strict=True)):
             self._num_tokens += token.id >= 0
             if position == last and chunk.finish_reason is not None:
                 text, details = encode_basestring("".join(self._texts)), _json(self._details(chunk))
-            special = "true" if token.is_special else "false"
-            shown = (token.id, encode_basestring(piece), number(token.logprob), special)
-            events.append(_EVENT % (self._num_tokens, *shown, self._top(chunk, position), text, details))
+            events.append(self._event(token, piece, self._top(chunk, position), text, details))
         return "".join(events).encode()
+
+    def _event(self, token: Token, piece: str, top: str = "", text: str = "null", details: str = "null") -> str:
+        special = "true" if token.is_special else "false"
+        shown = (self._num_tokens, token.id, encode_basestring(piece), number(token.logprob), special)
+        return _EVENT % (*shown, top, text, details)
 
     def _top(self, chunk: GenerationChunk, position: int) -> str:
         """The member with the likeliest tokens of a position, where the request asks for them."""

@@ -111,7 +111,6 @@ class _Submitted(Response):
 
     async def _work(self, scope: Scope) -> None:
         """Runs the request to its end, whether its client is there or not, and keeps what would have been sent."""
-        scope = {**scope, streaming.DIRECT_SEND: self._keep}
         try:
             response = await streaming.first_byte(self._handler, self._request)
             await response(scope, _stays, self._keep)

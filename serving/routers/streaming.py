@@ -35,7 +35,8 @@ async def answer(handler: Handler, request: Request) -> Response:
     inference = await read(request)
     if inference is None:
         return client_left()
-    done, result = await _while_connected(first_byte(handler, inference), request.receive)
+    work = first_byte(handler, inference, request.scope.get(DIRECT_SEND))
+    done, result = await _while_connected(work, request.receive)
     return result if done and result is not None else client_left()
 
 
@@ -54,8 +55,13 @@ def client_left() -> Response:
     return Response(status_code=error_responses.CLIENT_LEFT)
 
 
-async def first_byte(handler: Handler, request: InferenceRequest) -> Response:
+async def first_byte(handler: Handler, request: InferenceRequest, direct_send: Send | None = None) -> Response:
     """Handles `request` until the first byte of the answer exists.
+
+    Args:
+        handler: answers.
+        request: the request.
+        direct_send: writes the pieces of a stream but its ends; None for what writes those, too.
 
     Raises:
         ServingError: anything that went wrong before.
@@ -64,7 +70,7 @@ async def first_byte(handler: Handler, request: InferenceRequest) -> Response:
         result = await handler.handle(request)
         if isinstance(result.body, bytes):
             return _Whole(result)
-        return await _Stream.opened(result, request.request_id)
+        return await _Stream.opened(result, request.request_id, direct_send)
     except Exception as error:
         raise _ours(error, request.request_id) from error
 
@@ -92,32 +98,40 @@ class _Whole(Response):
 class _Stream(Response):
     """An answer whose body is a generator with its first item already pulled."""
 
-    def __init__(self, result: InferenceResponse, body: AsyncGenerator[bytes], first: bytes, request_id: str):
+    def __init__(
+        self,
+        result: InferenceResponse,
+        body: AsyncGenerator[bytes],
+        first: bytes,
+        request_id: str,
+        direct_send: Send | None,
+    ):
         super().__init__(None, result.status, _headers(result))
         del self.headers["content-length"]
         self._items = body
         self._first = first
         self._request_id = request_id
+        self._direct_send = direct_send
         self._framing = result.framing
 
     @classmethod
-    async def opened(cls, result: InferenceResponse, request_id: str) -> "_Stream":
+    async def opened(cls, result: InferenceResponse, request_id: str, direct_send: Send | None) -> "_Stream":
         """Pulls the first item; what that raises is an ordinary error."""
         body = result.body
         assert not isinstance(body, bytes)
-        return cls(result, body, await anext(body, b""), request_id)
+        return cls(result, body, await anext(body, b""), request_id, direct_send)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await _while_connected(self._write(scope, send), receive)
+            await _while_connected(self._write(send), receive)
         finally:
             await self._items.aclose()
 
-    async def _write(self, scope: Scope, send: Send) -> None:
+    async def _write(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self._first, "more_body": True})
         # A task of its own: else each item would wake all that was called on the way here.
-        await asyncio.ensure_future(self._write_rest(scope.get(DIRECT_SEND, send)))
+        await asyncio.ensure_future(self._write_rest(self._direct_send or send))
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _write_rest(self, send: Send) -> None:

@@ -122,11 +122,11 @@ class GenerationChunk:
         text: new text; may lag behind the tokens while a stop string or a character is incomplete.
         tokens: new tokens; empty unless log-probabilities were asked for.
         num_tokens: how many tokens are new.
-        cumulative_logprob: of all tokens of the choice so far; None unless log-probabilities were asked for.
-        top_tokens: per new token the most likely ones, the chosen one first; empty unless more than one was asked for.
         finish_reason: `length`, `stop`, `abort`, ... on the last chunk, else None.
         stop_reason: the stop string or stop token id that ended it, if one did.
         num_prompt_tokens: length of the prompt.
+        cumulative_logprob: of all tokens of the choice so far; None unless log-probabilities were asked for.
+        top_tokens: per new token the most likely ones, the chosen one first; empty unless more than one was asked for.
         prompt_tokens: the prompt's tokens, the first without log-probability; empty unless asked for.
     """
 

@@ -90,10 +90,9 @@ async def total(app: FastAPI, route: str, num_tokens: int, stream: bool = True) 
     async def work() -> None:
         await asyncio.gather(*(ask(app, route, num_tokens, stream) for _ in range(NUM_STREAMS)))
 
-    InstantCore.num_together = NUM_STREAMS
-    count = await instructions(work, warm_ups=1)
-    InstantCore.num_together = 1
-    return count
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(InstantCore, "num_together", NUM_STREAMS)
+        return await instructions(work, warm_ups=1)
 
 
 async def cost(app: FastAPI, route: str) -> float:

@@ -53,7 +53,7 @@ class Shouting:
 
 @pytest.mark.parametrize("has_others", [False, True])
 async def test_pieces_pass_middlewares_that_have_to_see_them(engine: FakeEngine, has_others: bool) -> None:
-    """Ours have not; they see the ends of a stream, and its log line has the status and the tokens as ever."""
+    """Ours have not; they see the ends of a stream."""
     app = create_app(
         context_of(engine),
         ServerSettings(),
