@@ -130,7 +130,11 @@ async def test_stream_of_a_handler_that_is_fetched_later(tmp_path: Path, fails: 
         assert (rest.status_code, rest.headers["x-of"]) == (201, "user")
         assert rest.text.startswith('{"outputs": 1}\n{"outputs": 2}\n')
         assert ("boom" in rest.text) is fails
-        assert (tmp_path / "finalized").read_text() == "once"
+        finalized = tmp_path / "finalized"
+        async with asyncio.timeout(30):  # the worker does it once the last item was delivered
+            while not finalized.exists() or not finalized.stat().st_size:
+                await asyncio.sleep(0.01)
+        assert finalized.read_text() == "once"
         assert server.assembly.num_in_flight == 0
 
 
