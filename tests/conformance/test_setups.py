@@ -98,7 +98,7 @@ async def hanging(given: dict[str, Any], directory: Path) -> AsyncIterator[httpx
     engine.step_s = 3600
     async with client_of(create_app(replace(context_of(engine), settings=server), server)) as client:
         yield client
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while engine.num_in_flight:  # what was given up ends in the engine, too
             await asyncio.sleep(0.01)
 

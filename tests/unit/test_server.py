@@ -54,7 +54,7 @@ class Run:
     async def start_long_stream(self, engine: FakeEngine) -> asyncio.Task[httpx.Response]:
         """A stream that has reached the engine."""
         stream = asyncio.create_task(self.client.post("/invocations", json=LONG))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while engine.num_in_flight == 0:
                 await asyncio.sleep(0.01)
         return stream
@@ -108,7 +108,7 @@ async def submit(run: Run, engine: FakeEngine) -> None:
     """A request whose answer is fetched later, and a client that is gone."""
     answer = await run.client.post("/invocations", json=LONG, headers={"x-synchronous": "false"})
     assert answer.status_code == 200
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while engine.num_in_flight == 0:
             await asyncio.sleep(0.01)
 

@@ -95,7 +95,7 @@ async def call(supervisor: Supervisor, **payload: Any) -> Any:
     return json.loads(answer.body) if answer.body else None
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 5) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():
             await asyncio.sleep(0.01)
