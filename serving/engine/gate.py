@@ -112,7 +112,7 @@ class EngineGate:
                 raise self._refusal(str(error), error.http_status) from None
             kwargs["lora_request"] = known.request
             if record is not None:
-                record.adapter = known.request.lora_name
+                record.adapter = known.name
         return Outputs(method(*args, **kwargs), self, known, record)
 
     def begin(self, stream: "Outputs") -> None:

@@ -6,6 +6,7 @@ was not checked, and none whose files are no longer those that were.
 """
 
 import asyncio
+import itertools
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import msgspec
 
@@ -27,18 +29,21 @@ _TRUSTED_S = 1.0
 Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class KnownLora:
     """An adapter that requests may use.
 
     Attributes:
-        request: vLLM's, as the engine is to have it. Its path names the directory, and what is in it.
+        name: that users have for it.
+        request: vLLM's, as the engine is to have it. Its path names the directory, and what is in it; its name is that
+            of no other adapter that is in use.
         path: the directory.
         stamp: of the files when they were checked.
         seen_at: when the files were last looked at, on the monotonic clock.
         is_loaded: the engine took it.
     """
 
+    name: str
     request: Any
     path: str
     stamp: Stamp
@@ -70,6 +75,7 @@ class LoraGate:
         self._known: dict[int, KnownLora] = {}
         self._numbers: dict[str, int] = {}
         self._contents: dict[str, list[Stamp]] = {}
+        self._in_use: WeakSet[KnownLora] = WeakSet()
         self._loading = asyncio.Lock()
 
     async def add(self, lora_request: Any) -> Any:
@@ -107,10 +113,10 @@ class LoraGate:
     def remove(self, lora_int_id: int) -> None:
         """No request may begin to use it any more."""
         known = self._known.pop(lora_int_id, None)
-        if known is not None and self._numbers.get(known.request.lora_name) == lora_int_id:
-            del self._numbers[known.request.lora_name]
+        if known is not None and self._numbers.get(known.name) == lora_int_id:
+            del self._numbers[known.name]
             # A server may see any number of names come and go; the metrics have those that are there.
-            metrics.ADAPTER_REQUESTS.remove(known.request.lora_name)
+            metrics.ADAPTER_REQUESTS.remove(known.name)
 
     def usable(self, lora_request: Any) -> KnownLora:
         """The adapter; where it was replaced since the request was made, what has its name now.
@@ -134,7 +140,7 @@ class LoraGate:
             AdapterRefused: it was.
         """
         if self._known.get(known.request.lora_int_id) is not known:
-            raise AdapterRefused(f"adapter {known.request.lora_name} was unloaded")
+            raise AdapterRefused(f"adapter {known.name} was unloaded")
 
     async def enter(self, known: KnownLora, user: object) -> None:
         """Waits until the engine may work on this adapter for `user`, and loads it if it was only offered.
@@ -153,17 +159,17 @@ class LoraGate:
         if time.monotonic() > waited + _TRUSTED_S:
             self._look(known)
         if self._known.get(known.request.lora_int_id) is known:
-            metrics.ADAPTER_REQUESTS.labels(known.request.lora_name).inc()
+            metrics.ADAPTER_REQUESTS.labels(known.name).inc()
 
     def _keep(self, known: KnownLora) -> None:
         self._known[known.request.lora_int_id] = known
-        self._numbers[known.request.lora_name] = known.request.lora_int_id
+        self._numbers[known.name] = known.request.lora_int_id
 
     def _look(self, known: KnownLora) -> None:
         """Looks at the files again, which the engine may read at any time."""
         if stamp(known.request.lora_path) != known.stamp:
             raise AdapterRefused(
-                f"the files of adapter {known.request.lora_name} are gone or changed: {known.path}; "
+                f"the files of adapter {known.name} are gone or changed: {known.path}; "
                 "unregister it and register it again"
             )
 
@@ -173,8 +179,20 @@ class LoraGate:
         if content not in contents:
             contents.append(content)
         # Another text for the same directory: the prefix cache, which goes by it, has nothing of the files before.
-        named = msgspec.structs.replace(lora_request, lora_path=path + "/." * contents.index(content))
-        return KnownLora(named, path, content, time.monotonic())
+        text = path + "/." * contents.index(content)
+        named = msgspec.structs.replace(lora_request, lora_name=self._free(lora_request.lora_name), lora_path=text)
+        known = KnownLora(lora_request.lora_name, named, path, content, time.monotonic())
+        self._in_use.add(known)
+        return known
+
+    def _free(self, name: str) -> str:
+        """`name`, or one like it while requests still use an adapter of this name that is being replaced.
+
+        vLLM takes two adapters of one name for the same, whatever their numbers, and a step with both ends the engine.
+        """
+        taken = {known.request.lora_name for known in self._in_use}
+        others = (f"{name}#{number}" for number in itertools.count(2))
+        return next(one for one in itertools.chain([name], others) if one not in taken)
 
     def _checked(self, path: str) -> tuple[str, Stamp]:
         path = self._locate(path)

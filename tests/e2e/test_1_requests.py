@@ -65,6 +65,34 @@ def test_adapter_that_is_loaded_by_its_first_request(url: str) -> None:
     assert text == demo.answers("pirate")[QUESTION]
 
 
+async def test_adapter_that_is_replaced_under_a_stream(url: str) -> None:
+    """The stream ends with the adapter that it began with, while others already get the new one in the same steps."""
+    long = {"max_new_tokens": 400, "ignore_eos": True}
+    body = {"inputs": QUESTION, "adapters": "changing", "parameters": {"max_new_tokens": 40}}
+    new = {"lora_name": "changing", "lora_path": str(demo.ADAPTERS_DIR / "brief"), "load_inplace": True}
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client, asyncio.timeout(60):
+        for name in ("changing", "other"):
+            query = {"name": name, "src": str(demo.ADAPTERS_DIR / "pirate")}
+            assert (await client.post("/adapters", params=query)).status_code == 200
+        async with client.stream("POST", "/invocations", json={**body, "parameters": long, "stream": True}) as stream:
+            lines = stream.aiter_lines()
+            began = await anext(lines)
+            change = asyncio.create_task(client.post("/v1/load_lora_adapter", json=new))
+            texts = set[str]()
+            while demo.answers("brief")[QUESTION] not in texts:
+                for adapter in ["pirate", "brief", "other", "changing"]:  # with the stream's one too many for the slots
+                    answer = await client.post("/invocations", json=body | {"adapters": adapter})
+                texts.add(answer.json()["generated_text"])
+            assert not change.done(), "the stream was to outlast the first answer of the new adapter"
+            rest = [line async for line in lines if line]
+        assert (await change).status_code == 200
+        for name in ("changing", "other"):
+            assert (await client.delete(f"/adapters/{name}")).status_code == 200
+    said = "".join(json.loads(line)["token"]["text"] for line in [began, *rest])
+    assert said.startswith(demo.answers("pirate")[QUESTION])
+    assert texts <= {demo.answers(kind)[QUESTION] for kind in ("pirate", "brief")}
+
+
 async def test_prompt_logprobs_in_one_batch(url: str) -> None:
     """Each prompt's are those of its own model, whatever runs beside it."""
     body = {"prompt": "What is LoRA? Tell", "prompt_logprobs": 0, "max_tokens": 30, "ignore_eos": True}

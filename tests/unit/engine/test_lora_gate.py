@@ -158,6 +158,21 @@ async def test_request_of_an_adapter_that_was_replaced(parts: Parts) -> None:
         parts.gate.usable(first)
 
 
+async def test_names_while_one_is_replaced(parts: Parts) -> None:
+    """vLLM tells adapters by their names, of which no two in use may be the same; users and metrics see theirs."""
+    numbers = [1, 2, 3]
+    requests = [LoraRequest("a1", number, str(parts.folder)) for number in numbers]
+    await parts.gate.add(requests[0])
+    used = parts.gate.usable(requests[0])
+    await parts.gate.add(requests[1])
+    parts.gate.remove(1)
+    assert [one.lora_name for one in parts.loaded] == ["a1", "a1#2"]
+    assert [used.name, parts.gate.usable(requests[1]).name] == ["a1", "a1"]
+    del used
+    await parts.gate.add(requests[2])
+    assert parts.loaded[-1].lora_name == "a1"
+
+
 async def test_hold_is_no_new_look(parts: Parts) -> None:
     """Else requests would be answered with weights that nobody checked."""
     await parts.gate.add(parts.request(1))
