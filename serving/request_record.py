@@ -76,7 +76,8 @@ class RequestRecord:
         """A prompt's first output came from the engine."""
         now = time.perf_counter()
         self.num_prompt_tokens += num_prompt_tokens
-        self._unsent_since = now
+        if not self.status:  # a stream that has begun does not say when it is written
+            self._unsent_since = now
         if self.first_output_at is None:
             self.first_output_at, self.queue_s = now, queue_s
 

@@ -49,13 +49,13 @@ def _is_short(prompt: Any) -> bool:
 def _with_own_tokenizer(renderer: BaseRenderer[Any]) -> BaseRenderer[Any]:
     """A renderer for the event loop's thread alone.
 
-    Its tokenizer is the one that vLLM's pool of copies was made of. The pool would make another copy, which takes long,
-    while a thread has the only one.
+    Its tokenizer is a copy, as those in vLLM's pool are: each prompt sets how much of it may be cut, which would be
+    found by whoever has what the copies were made of.
     """
     pooled = renderer.tokenizer
     plain_class: Any = type(pooled).__mro__[1]
     tokenizer = plain_class.__new__(plain_class)
     tokenizer.__dict__ = pooled.__dict__
     quick = copy.copy(renderer)
-    quick.tokenizer = tokenizer
+    quick.tokenizer = copy.deepcopy(tokenizer)
     return quick

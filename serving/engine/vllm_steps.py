@@ -39,10 +39,12 @@ class Step(RequestOutput):
         """Takes in the step after this one, which came before anybody asked for this one."""
         assert isinstance(next_output, Step)
         chunk, newer = self.chunk, next_output.chunk
-        newer.text = chunk.text + newer.text
-        newer.tokens = chunk.tokens + newer.tokens
-        newer.num_tokens += chunk.num_tokens
-        self.chunk, self.finished = newer, next_output.finished
+        chunk.text += newer.text
+        chunk.tokens += newer.tokens  # in place: a client that does not read may have very many
+        chunk.num_tokens += newer.num_tokens
+        chunk.finish_reason, chunk.stop_reason = newer.finish_reason, newer.stop_reason
+        chunk.cumulative_logprob = newer.cumulative_logprob
+        self.finished = next_output.finished
 
 
 class _StepsState(RequestState):
@@ -119,5 +121,5 @@ class _RequestStates:
 
 def _is_chosen_only(request: EngineCoreRequest, tokenizer: Any) -> bool:
     params = request.sampling_params
-    is_marked = params is not None and _CHOSEN_ONLY in (params.extra_args or ())
+    is_marked = params is not None and params.detokenize and _CHOSEN_ONLY in (params.extra_args or ())
     return is_marked and tokenizer is ChosenTokens.texts.tokenizer

@@ -146,10 +146,12 @@ class _Stream(Response):
 async def _while_connected(work: Coroutine[Any, Any, _T], receive: Receive) -> tuple[bool, _T | None]:
     """Whether `work` came to its end before the client left, and its result; cancels it otherwise.
 
-    The work runs in this task, so that its end need not wait for the event loop to come round.
+    The work runs in this task, so that its end need not wait for the event loop to come round. What it makes of being
+    cancelled (vLLM's routes answer with an error) is for nobody.
     """
     task = asyncio.current_task()
     assert task is not None
+    num_cancelled = task.cancelling()
     is_over = has_left = False
 
     def leave(_: asyncio.Future[None]) -> None:
@@ -161,9 +163,12 @@ async def _while_connected(work: Coroutine[Any, Any, _T], receive: Receive) -> t
     left = asyncio.ensure_future(_disconnected(receive))
     left.add_done_callback(leave)
     try:
-        return True, await work
-    except asyncio.CancelledError:
-        if has_left and task.uncancel() == 0:
+        result = await work
+        if has_left:
+            task.uncancel()
+        return True, result
+    except (asyncio.CancelledError, Exception):
+        if has_left and task.uncancel() <= num_cancelled:
             return False, None
         raise
     finally:

@@ -156,6 +156,20 @@ async def test_what_others_did_is_not_our_overhead(caplog: pytest.LogCaptureFixt
     assert line.total_ms > 200
 
 
+async def test_a_prompt_that_follows_in_a_stream_is_not_our_overhead() -> None:
+    """The pieces of a stream that has begun do not pass here; the engine's time between them is not ours."""
+    record = request_record.RequestRecord(overhead_s=0.0)
+    record.first_output(3, None)
+    record.written()
+    record.status = 200
+    record.first_output(3, None)
+    await asyncio.sleep(0.05)
+    record.written()
+    assert record.overhead_s is not None
+    assert record.overhead_s < 0.04
+    assert record.num_prompt_tokens == 6
+
+
 async def test_client_that_leaves(engine: FakeEngine, caplog: pytest.LogCaptureFixture) -> None:
     label = {"route": "/invocations", "status": "499"}
     before = REGISTRY.get_sample_value("lmi_requests_total", label) or 0

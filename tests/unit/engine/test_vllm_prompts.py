@@ -64,6 +64,16 @@ async def test_same(plain: BaseRenderer[Any], quicker: BaseRenderer[Any], prompt
         rendering.close()
 
 
+async def test_tokenizer_of_others_is_left_whole(plain: BaseRenderer[Any], quicker: BaseRenderer[Any]) -> None:
+    """What is behind the pool, which code of users may reach, cuts nothing after a prompt that was to be cut."""
+    await rendered(quicker, "some words that are many", cache_salt="x")
+    short = TokenizeParams(max_total_tokens=2048, truncate_prompt_tokens=2)
+    parsed = [parse_model_prompt(quicker.model_config, "some words that are many")]
+    ((made),) = await quicker.render_cmpl_async(parsed, short)
+    assert len(made["prompt_token_ids"]) == 2
+    assert plain.tokenizer.backend_tokenizer.truncation is None
+
+
 async def test_refusals_are_the_same(plain: BaseRenderer[Any], quicker: BaseRenderer[Any]) -> None:
     for prompt in ([300] * 2049, "\N{EURO SIGN}" * (MOST_CHARACTERS - 1)):
         texts = []

@@ -4,6 +4,7 @@
 import asyncio
 import json
 import logging
+from collections.abc import AsyncGenerator
 
 import httpx
 import pytest
@@ -14,6 +15,7 @@ from serving.app import create_app
 from serving.config.options import ServerSettings
 from serving.errors import EngineDead, EngineOverloaded, PayloadError, ServingError
 from serving.request_log import RequestLog
+from serving.schemas.generation import GenerationChunk, GenerationRequest
 from tests.conftest import context_of
 from tests.fakes import FakeEngine
 from tests.unit.asgi import TIMEOUT_S, Exchange, invocation
@@ -113,6 +115,33 @@ async def test_client_leaves_before_the_first_byte(app: FastAPI, engine: FakeEng
     exchange.leave()
     await task
     assert engine.num_in_flight == 0
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("is_raised", [True, False])
+async def test_work_that_hides_that_it_was_cancelled(stream: bool, is_raised: bool) -> None:
+    """As vLLM's routes do, which answer that the client left: nobody's answer, and no failure of the server's."""
+
+    class Engine(FakeEngine):
+        async def generate(self, request: GenerationRequest) -> AsyncGenerator[GenerationChunk]:
+            try:
+                await asyncio.sleep(LONG_S)
+            except asyncio.CancelledError:
+                if is_raised:
+                    raise PayloadError("Client disconnected") from None
+            yield GenerationChunk(0, "", [], 0, "abort")
+
+    counted: list[int] = []
+    log = RequestLog(create_app(context_of(Engine()), ServerSettings()), count=counted.append)
+    exchange = invocation(log, stream)
+    task = asyncio.create_task(exchange.run())
+    await asyncio.sleep(0.05)
+    exchange.leave()
+    async with asyncio.timeout(TIMEOUT_S):
+        await task
+    assert task.cancelling() == 0
+    assert all(status < 500 for status in counted)
+    assert b"Client disconnected" not in b"".join(exchange.bodies)
 
 
 async def test_client_leaves_mid_stream(app: FastAPI, engine: FakeEngine) -> None:
