@@ -35,6 +35,7 @@ pytestmark = [
 
 QUESTION = "What is LoRA?"
 CHAT = [{"role": "user", "content": QUESTION}]
+TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
 NUM_IN_FLIGHT = 3
 PATIENCE_S = 240
 RATE_INTERVAL = "1m"
@@ -137,6 +138,7 @@ class Load:
             ("/v1/completions", {"prompt": QUESTION, "max_tokens": 20}),
             ("/v1/completions", {"prompt": QUESTION, "max_tokens": 20, "model": "brief", "stream": True}),
             ("/v1/chat/completions", {"messages": CHAT, "max_tokens": 20, "stream": True}),
+            ("/v1/chat/completions", {"messages": CHAT, "tools": [TOOL], "max_tokens": 20}),
             ("/v1/completions", {"prompt": QUESTION, "max_tokens": -1}),
         ]:
             self._count(path, client.post(path, json=fields))
